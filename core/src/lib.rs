@@ -1,0 +1,14 @@
+//! The nouns that the control plane and the agent share: identifiers, runtimes, model sources, credentials,
+//! addresses, durations, the clock, exit codes and the log format.
+//!
+//! Nothing here knows of actors, HTTP, gRPC or the store.
+
+pub mod address;
+pub mod clock;
+pub mod duration;
+pub mod exit;
+pub mod ids;
+pub mod runtime;
+pub mod source;
+pub mod telemetry;
+pub mod token;
