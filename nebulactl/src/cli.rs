@@ -1,0 +1,292 @@
+//! What can be typed: commands, flags and their help.
+
+use std::time::Duration;
+
+use clap::builder::PossibleValuesParser;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use nebula_core::runtime::{Driver, RuntimeKind};
+
+use crate::quantity;
+
+/// The command line of Nebula: deploys models to your nodes and talks to them.
+#[derive(Debug, Parser)]
+#[command(name = "nebulactl", version, disable_help_subcommand = true)]
+#[command(
+    after_help = "Exit codes: 0 done, 1 failed, 2 usage, 69 nebulad cannot be reached, 77 not allowed, \
+                        78 configuration error"
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Heading of the flags of every command in the help.
+const GLOBAL: &str = "Global options";
+
+/// Flags of every command.
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// Address of nebulad [env: NEBULA_SERVER] [default: http://localhost:8080]
+    #[arg(long, global = true, help_heading = GLOBAL, value_name = "URL")]
+    pub(crate) server: Option<String>,
+    /// Admin token [env: NEBULA_TOKEN] [default: from ~/.config/nebula/config.toml or an admin.token file]
+    #[arg(long, global = true, help_heading = GLOBAL, value_name = "TOKEN")]
+    pub(crate) token: Option<String>,
+    /// Form of the data on standard output
+    #[arg(short, long, global = true, help_heading = GLOBAL, value_enum, value_name = "FORMAT", default_value_t = Format::Table)]
+    pub(crate) output: Format,
+    /// No colour, as with NO_COLOR in the environment
+    #[arg(long, global = true, help_heading = GLOBAL)]
+    pub(crate) no_color: bool,
+}
+
+/// The form of data on standard output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// Aligned columns for people
+    Table,
+    /// What the API said, for programs
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Deploy a model
+    Deploy(Box<DeployArgs>),
+    /// List the deployments
+    #[command(visible_alias = "ls")]
+    List,
+    /// Show one deployment and its replicas
+    Get {
+        /// Name or id of the deployment
+        name: String,
+    },
+    /// Start a stopped deployment
+    Start {
+        /// Name or id of the deployment
+        name: String,
+    },
+    /// Stop a deployment and keep it for later
+    Stop {
+        /// Name or id of the deployment
+        name: String,
+    },
+    /// Stop and start a deployment's replicas
+    Restart {
+        /// Name or id of the deployment
+        name: String,
+    },
+    /// Set the number of replicas
+    Scale {
+        /// Name or id of the deployment
+        name: String,
+        /// Number of replicas wanted
+        replicas: u32,
+    },
+    /// Delete a deployment (asks first when standard input is a terminal)
+    #[command(visible_alias = "rm")]
+    Delete {
+        /// Name or id of the deployment
+        name: String,
+        /// Do not ask
+        #[arg(short, long)]
+        yes: bool,
+    },
+    /// Print the log of a deployment's runtime
+    Logs(LogsArgs),
+    /// List what happened to a deployment, newest last
+    Events {
+        /// Name or id of the deployment
+        name: String,
+    },
+    /// List and manage nodes
+    #[command(visible_alias = "node")]
+    Nodes {
+        #[command(subcommand)]
+        command: NodeCommand,
+    },
+    /// Send one message to a model and print its answer as it arrives
+    Chat(ChatArgs),
+    /// List the models that the gateway serves to you
+    Models,
+    /// Show nebulad's tree of actors
+    Actors,
+    /// Show whether nebulad is healthy and ready, and what it looks after
+    Status,
+    /// Print the completion script of a shell
+    Completion {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the version
+    Version,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeployArgs {
+    /// The model: llama3.2:1b, org/name, hf://, ollama://, s3:// or fs:///path
+    #[arg(long)]
+    pub(crate) model: String,
+    /// Name of the deployment, which clients use as the model [default: made from the model]
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Where the weights come from, when the model does not say it
+    #[arg(long, value_name = "URI")]
+    pub(crate) source: Option<String>,
+    /// Serving engine [default: the one that fits the model]
+    #[arg(long, value_parser = PossibleValuesParser::new(RuntimeKind::ALL.map(RuntimeKind::as_str)))]
+    pub(crate) runtime: Option<String>,
+    /// Container image instead of the runtime's own
+    #[arg(long)]
+    pub(crate) image: Option<String>,
+    /// How the runtime is run
+    #[arg(long, value_parser = PossibleValuesParser::new([Driver::Docker, Driver::Process].map(Driver::as_str)))]
+    pub(crate) driver: Option<String>,
+    /// Name or id of the node that shall run it [default: any that fits]
+    #[arg(long)]
+    pub(crate) node: Option<String>,
+    /// Number of replicas [default: 1]
+    #[arg(long, value_name = "N")]
+    pub(crate) replicas: Option<u32>,
+    /// GPUs per replica
+    #[arg(long, value_name = "N")]
+    pub(crate) gpus: Option<u32>,
+    /// Part of the GPU's name, such as H100
+    #[arg(long, value_name = "NAME")]
+    pub(crate) gpu_type: Option<String>,
+    /// Memory each GPU must have, such as 80GB or 24GiB
+    #[arg(long, value_name = "SIZE", value_parser = quantity::parse_bytes)]
+    pub(crate) gpu_memory: Option<u64>,
+    /// Argument for the runtime (repeatable); {port}, {model} and {name} are filled in
+    #[arg(long = "arg", value_name = "ARG", allow_hyphen_values = true)]
+    pub(crate) args: Vec<String>,
+    /// Word of the command instead of the runtime's own (repeatable, one word each)
+    #[arg(long = "command", value_name = "WORD", allow_hyphen_values = true)]
+    pub(crate) words: Vec<String>,
+    /// Environment variable of the runtime (repeatable)
+    #[arg(long = "env", value_name = "K=V", value_parser = key_value)]
+    pub(crate) env: Vec<(String, String)>,
+    /// Label (repeatable)
+    #[arg(long = "label", value_name = "K=V", value_parser = key_value)]
+    pub(crate) labels: Vec<(String, String)>,
+    /// Serve it without a credential
+    #[arg(long)]
+    pub(crate) public: bool,
+    /// Wait until it runs, or fail with the runtime's last log lines
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// How long to wait
+    #[arg(long, value_name = "TIME", default_value = "15m", value_parser = nebula_core::duration::parse)]
+    pub(crate) wait_timeout: Duration,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LogsArgs {
+    /// Name or id of the deployment
+    pub(crate) name: String,
+    /// Keep printing what is added
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Only the last lines
+    #[arg(long, value_name = "N")]
+    pub(crate) tail: Option<u32>,
+    /// Id or index of one replica
+    #[arg(long)]
+    pub(crate) replica: Option<String>,
+    /// The log of the run before the last restart
+    #[arg(long)]
+    pub(crate) previous: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ChatArgs {
+    /// Name of the deployment
+    pub(crate) model: String,
+    /// The message [default: standard input]
+    pub(crate) prompt: Option<String>,
+    /// Print the answer when it is complete
+    #[arg(long)]
+    pub(crate) no_stream: bool,
+    /// Longest answer, in tokens
+    #[arg(long, value_name = "N")]
+    pub(crate) max_tokens: Option<u32>,
+    /// Credential for the model, such as its access token [default: the token]
+    #[arg(long, visible_alias = "key", value_name = "KEY")]
+    pub(crate) api_key: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodeCommand {
+    /// List the nodes
+    #[command(visible_alias = "ls")]
+    List,
+    /// Show one node and its GPUs
+    Get {
+        /// Name or id of the node
+        name: String,
+    },
+    /// Place nothing new on a node; what runs there stays
+    Cordon {
+        /// Name or id of the node
+        name: String,
+    },
+    /// Allow new replicas on a node again
+    Uncordon {
+        /// Name or id of the node
+        name: String,
+    },
+    /// Forget a node (asks first when standard input is a terminal)
+    #[command(visible_alias = "rm")]
+    Delete {
+        /// Name or id of the node
+        name: String,
+        /// Do not ask
+        #[arg(short, long)]
+        yes: bool,
+    },
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("write it as KEY=VALUE".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn runtime_arguments_may_start_with_hyphens() {
+        let line =
+            ["nebulactl", "deploy", "--model", "m", "--arg", "--max-len", "--arg=-1", "--env", "A=b=c"];
+        let Command::Deploy(args) = Cli::parse_from(line).command else { panic!("not a deploy") };
+        assert_eq!(args.args, ["--max-len", "-1"]);
+        assert_eq!(args.env, [("A".to_owned(), "b=c".to_owned())]);
+        assert_eq!(args.wait_timeout, Duration::from_secs(900));
+    }
+
+    #[test]
+    fn wrong_values_are_usage_errors() {
+        for wrong in [
+            &["nebulactl", "deploy", "--model", "m", "--runtime", "vlm"][..],
+            &["nebulactl", "deploy", "--model", "m", "--env", "A"],
+            &["nebulactl", "deploy", "--model", "m", "--label", "=x"],
+            &["nebulactl", "deploy"],
+            &["nebulactl", "scale", "m", "-1"],
+            &["nebulactl", "list", "-o", "yaml"],
+        ] {
+            assert_eq!(Cli::try_parse_from(wrong).expect_err("refused").exit_code(), 2, "{wrong:?}");
+        }
+    }
+}

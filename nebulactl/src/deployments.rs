@@ -1,0 +1,158 @@
+//! Deployments: list, show, start, stop, restart, scale, delete.
+
+use serde_json::{Value, json};
+
+use crate::api::{Api, Json};
+use crate::failure::{Result, failed};
+use crate::output::{Cell, Facts, Output, Table, age_at, confirmed, items_at, state, text_at};
+
+/// Path of the deployments.
+pub(crate) const PATH: [&str; 3] = ["api", "v1", "deployments"];
+
+/// Prints all deployments.
+pub(crate) async fn list(api: &Api, output: &Output) -> Result<()> {
+    let list = api.list(&PATH).await?;
+    if output.is_json() {
+        return output.json(&list.text());
+    }
+    output.table(&table(&list.items))?;
+    if list.items.is_empty() {
+        output.note("there is no deployment yet; `nebulactl deploy --model MODEL` makes one");
+    }
+    Ok(())
+}
+
+/// Prints one deployment.
+pub(crate) async fn get(api: &Api, output: &Output, name: &str) -> Result<()> {
+    let deployment = api.get(&path(name, &[])).await?;
+    if output.is_json() {
+        return output.json(&deployment.text);
+    }
+    show(output, &deployment.value, None)
+}
+
+/// Tells nebulad to start, stop or restart a deployment.
+pub(crate) async fn act(api: &Api, output: &Output, name: &str, verb: &str) -> Result<()> {
+    let deployment = api.post(&path(name, &[verb]), None).await?;
+    changed(output, &deployment)
+}
+
+/// Sets the number of replicas.
+pub(crate) async fn scale(api: &Api, output: &Output, name: &str, replicas: u32) -> Result<()> {
+    let deployment = api.post(&path(name, &["scale"]), Some(&json!({ "replicas": replicas }))).await?;
+    changed(output, &deployment)
+}
+
+/// Deletes a deployment, after asking when somebody is there to answer.
+pub(crate) async fn delete(api: &Api, output: &Output, name: &str, yes: bool) -> Result<()> {
+    let path = path(name, &[]);
+    api.url(&path)?;
+    if !yes && !confirmed(&format!("delete deployment {name}?")) {
+        return Err(failed(format!("deployment {name} was not deleted")).into());
+    }
+    match api.delete(&path).await? {
+        Some(deployment) => changed(output, &deployment),
+        None => Ok(()),
+    }
+}
+
+/// Prints a deployment and its replicas, with the access token where there is one to show.
+pub(crate) fn show(output: &Output, deployment: &Value, access_token: Option<&str>) -> Result<()> {
+    let text = |pointer: &str| text_at(deployment, pointer);
+    let mut facts = Facts::default();
+    facts.add("Name", text("/name"));
+    facts.add("Id", text("/id"));
+    facts.add("State", state(text("/state")));
+    facts.add(
+        "Wanted",
+        if text("/desired_state") == text("/state") { String::new() } else { text("/desired_state") },
+    );
+    facts.add("Message", text("/message"));
+    facts.add("Model", text("/model"));
+    facts.add("Source", text("/source"));
+    facts.add("Runtime", text("/runtime"));
+    facts.add("Driver", text("/driver"));
+    facts.add("Image", text("/image"));
+    facts.add("Public", text("/public"));
+    facts.add("Endpoint", text("/endpoint"));
+    facts.add("Replicas", replicas(deployment));
+    facts.add("Generation", text("/generation"));
+    facts.add("Age", age_at(deployment, "/created_at"));
+    facts.add("Access token", access_token.unwrap_or_default());
+    output.facts(&facts)?;
+    let replicas = items_at(deployment, "/replicas");
+    if replicas.is_empty() {
+        return Ok(());
+    }
+    output.text("\n")?;
+    output.table(&replica_table(replicas))
+}
+
+/// The path of one deployment, or of something below it.
+pub(crate) fn path<'a>(name: &'a str, below: &[&'a str]) -> Vec<&'a str> {
+    PATH.into_iter().chain([name]).chain(below.iter().copied()).collect()
+}
+
+fn changed(output: &Output, deployment: &Json) -> Result<()> {
+    if output.is_json() {
+        return output.json(&deployment.text);
+    }
+    output.table(&table(std::slice::from_ref(&deployment.value)))
+}
+
+fn table(deployments: &[Value]) -> Table {
+    let mut table =
+        Table::new(&["NAME", "STATE", "REPLICAS", "MODEL", "RUNTIME", "PUBLIC", "AGE", "MESSAGE"]);
+    for deployment in deployments {
+        let text = |pointer: &str| text_at(deployment, pointer);
+        table.row(vec![
+            text("/name").into(),
+            state(text("/state")),
+            replicas(deployment).into(),
+            text("/model").into(),
+            text("/runtime").into(),
+            yes_or_no(deployment.get("public")),
+            age_at(deployment, "/created_at").into(),
+            text("/message").into(),
+        ]);
+    }
+    table
+}
+
+fn replica_table(replicas: &[Value]) -> Table {
+    let mut table =
+        Table::new(&["REPLICA", "STATE", "NODE", "ENDPOINT", "GPUS", "RESTARTS", "ID", "MESSAGE"]);
+    for replica in replicas {
+        let text = |pointer: &str| text_at(replica, pointer);
+        let node = text("/node_name");
+        let gpus: Vec<String> =
+            items_at(replica, "/gpu_devices").iter().map(|gpu| text_at(gpu, "")).collect();
+        table.row(vec![
+            text("/index").into(),
+            state(text("/state")),
+            if node.is_empty() { text("/node_id") } else { node }.into(),
+            text("/endpoint").into(),
+            gpus.join(",").into(),
+            text("/restarts").into(),
+            text("/id").into(),
+            text("/message").into(),
+        ]);
+    }
+    table
+}
+
+/// Running replicas of those wanted: `1/2`.
+fn replicas(deployment: &Value) -> String {
+    let all = items_at(deployment, "/replicas");
+    let running = all.iter().filter(|replica| text_at(replica, "/state") == "running").count();
+    let wanted = deployment.pointer("/spec/replicas").and_then(Value::as_u64);
+    format!("{running}/{}", wanted.unwrap_or(all.len() as u64))
+}
+
+fn yes_or_no(value: Option<&Value>) -> Cell {
+    match value.and_then(Value::as_bool) {
+        Some(true) => "yes".into(),
+        Some(false) => "no".into(),
+        None => "".into(),
+    }
+}

@@ -1,0 +1,103 @@
+//! Which headers travel on, and which end at each hop.
+
+use actix_web::http::header::{
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE,
+};
+
+/// Headers with this prefix are set by Nebula itself and never taken from a client.
+const OURS: &str = "x-nebula-";
+
+/// Set by the agent's proxy on answers of its own, so that the gateway can tell them from the runtime's. The value is
+/// the reason in a word.
+pub const PROXY_ERROR: HeaderName = HeaderName::from_static("x-nebula-proxy-error");
+
+/// The headers of a client's request that an upstream gets: all but the hop-by-hop ones, `host`, `content-length`,
+/// `authorization`, `expect` and `x-nebula-*`.
+#[must_use]
+pub fn forward_request_headers(headers: &HeaderMap) -> HeaderMap {
+    forward(headers, |name| [HOST, AUTHORIZATION, EXPECT].contains(name) || name.as_str().starts_with(OURS))
+}
+
+/// The headers of an upstream's answer that a client gets: all but the hop-by-hop ones and `content-length`, which
+/// the body says itself.
+#[must_use]
+pub fn forward_response_headers(headers: &HeaderMap) -> HeaderMap {
+    forward(headers, |_| false)
+}
+
+fn forward(headers: &HeaderMap, dropped: impl Fn(&HeaderName) -> bool) -> HeaderMap {
+    let named: Vec<&str> = headers
+        .get_all(CONNECTION)
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(',').map(str::trim))
+        .collect();
+    let mut kept = HeaderMap::with_capacity(headers.len());
+    for (name, value) in headers {
+        let hop = is_hop_by_hop(name) || named.iter().any(|other| name.as_str().eq_ignore_ascii_case(other));
+        if !hop && *name != CONTENT_LENGTH && !dropped(name) {
+            kept.append(name.clone(), value.clone());
+        }
+    }
+    kept
+}
+
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    [CONNECTION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE].contains(name)
+        || name.as_str() == "keep-alive"
+        || name.as_str().starts_with("proxy-")
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::http::header::HeaderValue;
+
+    use super::*;
+
+    fn map(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in pairs {
+            map.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        map
+    }
+
+    fn names(map: &HeaderMap) -> Vec<&str> {
+        let mut names: Vec<_> = map.iter().map(|(name, _)| name.as_str()).collect();
+        names.sort_unstable();
+        names
+    }
+
+    #[test]
+    fn a_request_loses_what_is_hop_by_hop_or_not_the_clients_to_say() {
+        let kept = forward_request_headers(&map(&[
+            ("connection", "close, X-Secret"),
+            ("x-secret", "1"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-authorization", "Basic x"),
+            ("te", "trailers"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "h2c"),
+            ("host", "a"),
+            ("content-length", "3"),
+            ("authorization", "Bearer x"),
+            ("expect", "100-continue"),
+            ("x-nebula-deployment", "forged"),
+            ("traceparent", "00-1"),
+            ("x-request-id", "r"),
+        ]));
+        assert_eq!(names(&kept), ["traceparent", "x-request-id"]);
+    }
+
+    #[test]
+    fn an_answer_keeps_repeated_headers() {
+        let kept = forward_response_headers(&map(&[
+            ("x-a", "1"),
+            ("x-a", "2"),
+            ("content-type", "text/plain"),
+            ("content-length", "9"),
+            ("connection", "keep-alive"),
+        ]));
+        assert_eq!(names(&kept), ["content-type", "x-a", "x-a"]);
+    }
+}

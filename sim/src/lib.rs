@@ -1,0 +1,5 @@
+//! Simulation for Nebula: what can be tried, measured and broken without a GPU or a model.
+//!
+//! [`runtime`] is a serving engine that speaks the OpenAI and the Ollama API and makes its answers up.
+
+pub mod runtime;

@@ -1,0 +1,174 @@
+//! What can go wrong, as the caller must treat it.
+
+use std::{io, path::PathBuf};
+
+use nebula_core::exit::{Exit, Fatal};
+
+/// Why a batch was not committed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CommitError {
+    /// The queue is full; nothing was applied, try again later.
+    #[error("store is overloaded")]
+    Overloaded,
+    /// A precondition does not hold; nothing was applied.
+    #[error("record {} is not as expected", key.escape_ascii())]
+    Conflict {
+        /// The key whose precondition does not hold.
+        key: Vec<u8>,
+    },
+    /// A key, a payload or the batch is over its limit; nothing was applied.
+    #[error("{what} of {bytes} bytes is over the limit of {limit}")]
+    TooLarge {
+        /// What is too large: `key`, `record` or `batch`.
+        what: &'static str,
+        /// Its size in bytes.
+        bytes: usize,
+        /// What is allowed.
+        limit: usize,
+    },
+    /// The batch may have been applied: whoever asked must load its state again.
+    #[error("store has failed")]
+    Failed,
+    /// The store was closed; nothing was applied.
+    #[error("store is closed")]
+    Closed,
+}
+
+/// Why nothing was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// The queue is full, try again later.
+    #[error("store is overloaded")]
+    Overloaded,
+    /// The store has failed and answers nothing more.
+    #[error("store has failed")]
+    Failed,
+    /// The store was closed.
+    #[error("store is closed")]
+    Closed,
+}
+
+/// Why the store did not open. Nothing was deleted.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another store has the directory.
+    #[error("data directory {} is in use{}", path.display(), owner(*pid))]
+    InUse {
+        /// The data directory.
+        path: PathBuf,
+        /// Who has it, if it could be read.
+        pid: Option<u32>,
+    },
+    /// The directory is missing and cannot be made, cannot be read, or cannot be written.
+    #[error("data directory cannot be used: {}", path.display())]
+    Unusable {
+        /// The file or directory that cannot be used.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// There is no space left.
+    #[error("no space left on the disk of {}", path.display())]
+    DiskFull {
+        /// The data directory.
+        path: PathBuf,
+    },
+    /// The engine cannot read what is there.
+    #[error("store in {} is damaged: {reason}", path.display())]
+    Damaged {
+        /// The engine's directory.
+        path: PathBuf,
+        /// What was found.
+        reason: String,
+    },
+    /// A newer version of the program wrote it.
+    #[error("store in {} has format {found}, this version knows format {known}", path.display())]
+    NewerSchema {
+        /// The data directory.
+        path: PathBuf,
+        /// The format found.
+        found: u16,
+        /// The newest format this version knows.
+        known: u16,
+    },
+}
+
+fn owner(pid: Option<u32>) -> String {
+    pid.map(|pid| format!(" by process {pid}")).unwrap_or_default()
+}
+
+impl OpenError {
+    /// The error for `source` at `path`: a full disk is told apart.
+    pub(crate) fn io(path: impl Into<PathBuf>, source: io::Error) -> Self {
+        let path = path.into();
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DiskFull { path },
+            _ => Self::Unusable { path, source },
+        }
+    }
+}
+
+impl From<OpenError> for Fatal {
+    fn from(error: OpenError) -> Self {
+        let message = error.to_string();
+        match error {
+            OpenError::InUse { .. } => Self::new(Exit::InUse, message)
+                .hint("stop the other process first, or choose another directory with --data-dir"),
+            OpenError::Unusable { source, .. } => {
+                Self::new(Exit::DataDir, format!("{message}: {source}")).hint(advice(&source))
+            }
+            OpenError::DiskFull { .. } => {
+                Self::new(Exit::Disk, message).hint("free some space and start again")
+            }
+            OpenError::Damaged { path, .. } => Self::new(Exit::Disk, message).hint(format!(
+                "nothing was deleted; move {} aside and start again with an empty store or a restored copy",
+                path.display()
+            )),
+            OpenError::NewerSchema { .. } => Self::new(Exit::DataDir, message)
+                .hint("start the newer version again; an older one would not understand its records"),
+        }
+    }
+}
+
+fn advice(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "give the directory to the user this program runs as, or choose another with --data-dir"
+        }
+        io::ErrorKind::ReadOnlyFilesystem => {
+            "mount the file system for writing, or choose another directory with --data-dir"
+        }
+        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
+            "there is a file where the directory should be; move it away or choose another with --data-dir"
+        }
+        _ => "check the path, or choose another directory with --data-dir",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fatal(error: OpenError) -> (Exit, String) {
+        let fatal = Fatal::from(error);
+        assert!(fatal.hint.is_some());
+        (fatal.exit, fatal.message)
+    }
+
+    #[test]
+    fn errors_name_the_path_and_the_exit_code() {
+        let path = PathBuf::from("/data");
+        let (exit, message) = fatal(OpenError::InUse { path: path.clone(), pid: Some(42) });
+        assert_eq!(exit, Exit::InUse);
+        assert_eq!(message, "data directory /data is in use by process 42");
+        let (exit, message) = fatal(OpenError::io("/data", io::ErrorKind::PermissionDenied.into()));
+        assert_eq!(exit, Exit::DataDir);
+        assert_eq!(message, "data directory cannot be used: /data: permission denied");
+        let (exit, message) = fatal(OpenError::io("/data", io::ErrorKind::StorageFull.into()));
+        assert_eq!(exit, Exit::Disk);
+        assert_eq!(message, "no space left on the disk of /data");
+        let (exit, message) = fatal(OpenError::NewerSchema { path, found: 9, known: 1 });
+        assert_eq!(exit, Exit::DataDir);
+        assert_eq!(message, "store in /data has format 9, this version knows format 1");
+    }
+}
