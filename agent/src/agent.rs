@@ -1,0 +1,93 @@
+//! What the agent's parts share: who this node is, what runs on it, and how it feels.
+
+use std::sync::Arc;
+
+use nebula_core::clock::{Clock, Tick};
+use nebula_core::ids::NodeId;
+use nebula_proto::{AgentDeploymentStatus, AgentHealthStatus, NodeCapabilities};
+use nebula_store::Store;
+use tokio::sync::watch;
+
+use crate::host::Host;
+use crate::replica::manager::Replicas;
+use crate::replica::task::Snapshot;
+
+/// Shared by the registrar, the gRPC service and the metrics.
+pub(crate) struct Agent {
+    pub(crate) replicas: Replicas,
+    pub(crate) host: Host,
+    pub(crate) store: Store,
+    pub(crate) clock: Clock,
+    pub(crate) started: Tick,
+    /// Runtimes whose program is here.
+    pub(crate) supported: Vec<String>,
+    /// The last registration; none before the first.
+    pub(crate) registration: watch::Sender<Option<Registration>>,
+}
+
+/// What nebulad said when it registered this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Registration {
+    pub(crate) node_id: NodeId,
+    /// The name under which clients reach this node's deployments from outside; may be empty.
+    pub(crate) gateway_subdomain: String,
+}
+
+impl Agent {
+    /// What this node offers.
+    pub(crate) fn capabilities(&self) -> NodeCapabilities {
+        self.host.capabilities(self.supported.clone())
+    }
+
+    /// How the agent feels.
+    pub(crate) fn health(&self) -> AgentHealthStatus {
+        let store = self.store.status();
+        let mut issues = Vec::new();
+        let mut status = "healthy";
+        if store.set_aside > 0 {
+            status = "degraded";
+            issues.push(format!("{} damaged records were set aside", store.set_aside));
+        }
+        if let Some(reason) = store.failed {
+            status = "unhealthy";
+            issues.push(format!("the store has failed: {reason}"));
+        }
+        let uptime = self.clock.now().since(self.started).as_secs();
+        let uptime_seconds = i64::try_from(uptime).unwrap_or(i64::MAX);
+        AgentHealthStatus { status: status.to_owned(), issues, uptime_seconds }
+    }
+
+    /// What runs here, as nebulad hears it.
+    pub(crate) fn deployments(&self) -> Vec<AgentDeploymentStatus> {
+        self.replicas.list().iter().map(report).collect()
+    }
+
+    /// Where clients reach this node's deployments from outside; empty when nowhere.
+    pub(crate) fn gateway_endpoint(&self) -> String {
+        let registration = self.registration.borrow();
+        match registration.as_ref().map(|registration| registration.gateway_subdomain.as_str()) {
+            Some("") | None => String::new(),
+            Some(name) => format!("https://{name}"),
+        }
+    }
+}
+
+/// A replica as the protocol tells it.
+pub(crate) fn report(snapshot: &Arc<Snapshot>) -> AgentDeploymentStatus {
+    let view = &snapshot.view;
+    AgentDeploymentStatus {
+        deployment_id: snapshot.deployment.to_string(),
+        status: view.status.as_str().to_owned(),
+        container_id: view.process.map(|process| process.pid.to_string()).unwrap_or_default(),
+        port: i32::from(view.port),
+        model: snapshot.spec.model.clone(),
+        runtime: snapshot.spec.runtime.as_str().to_owned(),
+        error_message: view.message.clone(),
+        generation: view.generation.0,
+        replica_id: snapshot.replica.to_string(),
+        restarts: i32::try_from(view.restarts).unwrap_or(i32::MAX),
+        exit_code: view.exit_code,
+        progress_percent: 0.0,
+        progress_message: String::new(),
+    }
+}

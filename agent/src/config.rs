@@ -1,0 +1,293 @@
+//! The agent's settings, validated.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Parser as _;
+use nebula_core::address::HostPort;
+use nebula_core::exit::{Exit, Fatal};
+use nebula_core::ids::NodeId;
+use nebula_core::runtime::Driver;
+use nebula_core::telemetry::{LogFormat, LogLevel};
+use nebula_core::token::Secret;
+
+use crate::cli::Cli;
+
+/// How long a name or a label may be.
+const TEXT_MAX: usize = 253;
+/// Labels of one node.
+const LABELS_MAX: usize = 64;
+
+/// Everything the agent needs to know.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where nebulad's gRPC listens; plain text.
+    pub control_plane: HostPort,
+    /// This node's id; none: the one it was assigned, or a new one.
+    pub node_id: Option<NodeId>,
+    /// This node's name; none: the host name.
+    pub node_name: Option<String>,
+    /// Where the agent keeps its state.
+    pub data_dir: PathBuf,
+    /// Address to listen on.
+    pub bind: IpAddr,
+    /// Port of the agent's gRPC; 0: a free one.
+    pub grpc_port: u16,
+    /// Port of the auth proxy; 0: a free one.
+    pub proxy_port: u16,
+    /// Port of the metrics; 0: a free one.
+    pub metrics_port: u16,
+    /// Where nebulad calls back; none: from `bind`.
+    pub advertise_address: Option<HostPort>,
+    /// Loopback ports for runtimes.
+    pub port_range: RangeInclusive<u16>,
+    /// Where runtimes keep models; none: where they do by themselves.
+    pub model_dir: Option<PathBuf>,
+    /// What the node says of itself.
+    pub labels: BTreeMap<String, String>,
+    /// Token with which the node joins.
+    pub join_token: Option<Secret>,
+    /// Python that runs runtimes written in it.
+    pub python: Option<PathBuf>,
+    /// How long a runtime may take to become healthy.
+    pub start_timeout: Duration,
+    /// How long a runtime may take to end before it is killed.
+    pub stop_grace: Duration,
+    /// Leave runtimes running when the agent stops.
+    pub leave_runtimes: bool,
+    /// Withdraw the node when the agent stops.
+    pub deregister_on_stop: bool,
+    /// Starts the simulated runtime: a program and the words that come before the runtime's flags.
+    pub sim_command: Vec<String>,
+    /// The least severe level that is logged.
+    pub log_level: LogLevel,
+    /// The form of the log.
+    pub log_format: LogFormat,
+}
+
+/// The command line as a program of its own, for those who build a configuration from words.
+#[derive(clap::Parser)]
+#[command(name = "nebula-agent")]
+struct Words {
+    #[command(flatten)]
+    cli: Cli,
+}
+
+impl Config {
+    /// Settings from command-line words (without the program's name) and the environment, as nebulad's development
+    /// mode needs them. `sim_command` starts the simulated runtime.
+    ///
+    /// # Errors
+    /// When a flag is wrong or flags contradict each other.
+    pub fn from_words(words: &[String], sim_command: Vec<String>) -> Result<Self, Fatal> {
+        let words = std::iter::once("nebula-agent").chain(words.iter().map(String::as_str));
+        let parsed = Words::try_parse_from(words)
+            .map_err(|error| Fatal::new(Exit::Usage, error.to_string().trim().to_owned()))?;
+        Self::new(parsed.cli, sim_command)
+    }
+
+    /// Settings from flags. `sim_command` starts the simulated runtime: `[program, "sim-runtime"]`.
+    ///
+    /// # Errors
+    /// Exit code 78, naming everything that is wrong.
+    pub fn new(cli: Cli, sim_command: Vec<String>) -> Result<Self, Fatal> {
+        let mut wrong = Problems::default();
+        let control_plane = wrong.take(control_plane(&cli.control_plane));
+        let node_id = wrong.take(node_id(&cli.node_id));
+        let advertise_address = wrong.take(cli.advertise_address.as_deref().map(address).transpose());
+        let port_range = wrong.take(port_range(&cli.port_range));
+        let labels = wrong.take(labels(&cli.labels));
+        wrong.take(driver(&cli.driver));
+        if !cli.bind.is_loopback() && !cli.insecure {
+            wrong.add(Fatal::new(Exit::Config, format!("--bind {} would be without TLS", cli.bind)).hint(
+                "TLS is not built yet; bind to a loopback address, or accept plain text with --insecure",
+            ));
+        }
+        for (name, text) in [("--node-name", cli.node_name.as_deref())] {
+            if text.is_some_and(|text| text.is_empty() || text.len() > TEXT_MAX) {
+                wrong.add(Fatal::new(Exit::Config, format!("{name} must have 1 to {TEXT_MAX} characters")));
+            }
+        }
+        wrong.finish()?;
+        let (Some(control_plane), Some(node_id), Some(advertise_address), Some(port_range), Some(labels)) =
+            (control_plane, node_id, advertise_address, port_range, labels)
+        else {
+            return Err(Fatal::new(Exit::Config, "the configuration is not complete"));
+        };
+        Ok(Self {
+            control_plane,
+            node_id,
+            node_name: cli.node_name,
+            data_dir: cli.data_dir,
+            bind: cli.bind,
+            grpc_port: cli.grpc_port,
+            proxy_port: cli.proxy_port,
+            metrics_port: cli.metrics_port,
+            advertise_address,
+            port_range,
+            model_dir: cli.model_dir,
+            labels,
+            join_token: cli.join_token.map(Secret::from_text),
+            python: cli.python,
+            start_timeout: cli.start_timeout,
+            stop_grace: cli.stop_grace,
+            leave_runtimes: cli.leave_runtimes,
+            deregister_on_stop: cli.deregister_on_stop,
+            sim_command,
+            log_level: cli.log_level,
+            log_format: cli.log_format,
+        })
+    }
+}
+
+/// Everything that is wrong, told at once.
+#[derive(Default)]
+struct Problems(Vec<Fatal>);
+
+impl Problems {
+    fn add(&mut self, problem: Fatal) {
+        self.0.push(problem);
+    }
+
+    fn take<T>(&mut self, result: Result<T, Fatal>) -> Option<T> {
+        result.map_err(|problem| self.add(problem)).ok()
+    }
+
+    fn finish(self) -> Result<(), Fatal> {
+        let messages: Vec<&str> = self.0.iter().map(|problem| problem.message.as_str()).collect();
+        let hints: Vec<&str> = self.0.iter().filter_map(|problem| problem.hint.as_deref()).collect();
+        if messages.is_empty() {
+            return Ok(());
+        }
+        let fatal = Fatal::new(Exit::Config, messages.join("; "));
+        Err(if hints.is_empty() { fatal } else { fatal.hint(hints.join("; ")) })
+    }
+}
+
+fn address(text: &str) -> Result<HostPort, Fatal> {
+    text.parse().map_err(|error| Fatal::new(Exit::Config, format!("{error}")))
+}
+
+fn control_plane(text: &str) -> Result<HostPort, Fatal> {
+    let no_tls = |address: &HostPort| {
+        Fatal::new(Exit::Config, format!("TLS to the control plane is not built yet, so {address} is not called"))
+            .hint(format!("--control-plane http://{address} uses plain text"))
+    };
+    if let Some(rest) = text.strip_prefix("http://") {
+        return address(rest.trim_end_matches('/'));
+    }
+    if let Some(rest) = text.strip_prefix("https://") {
+        return Err(no_tls(&address(rest.trim_end_matches('/'))?));
+    }
+    let address = address(text)?;
+    if address.is_loopback() { Ok(address) } else { Err(no_tls(&address)) }
+}
+
+fn node_id(text: &str) -> Result<Option<NodeId>, Fatal> {
+    if text.is_empty() || text == "auto" {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(|error| {
+        Fatal::new(Exit::Config, format!("{error}"))
+            .hint("a node id is auto, or 1 to 64 letters, digits, dots, underscores and hyphens")
+    })
+}
+
+fn port_range(text: &str) -> Result<RangeInclusive<u16>, Fatal> {
+    let parsed = text.split_once('-').and_then(|(first, last)| {
+        Some((first.trim().parse::<u16>().ok()?, last.trim().parse::<u16>().ok()?))
+    });
+    match parsed {
+        Some((first, last)) if first > 0 && first <= last => Ok(first..=last),
+        _ => Err(Fatal::new(Exit::Config, format!("\"{text}\" is no range of ports"))
+            .hint("--port-range takes two ports, the lower one first: 30000-31000")),
+    }
+}
+
+fn labels(texts: &[String]) -> Result<BTreeMap<String, String>, Fatal> {
+    let hint = format!("--label takes key=value, {TEXT_MAX} characters each at most, {LABELS_MAX} labels in all");
+    let mut labels = BTreeMap::new();
+    for text in texts {
+        match text.split_once('=') {
+            Some((key, value)) if !key.is_empty() && key.len() <= TEXT_MAX && value.len() <= TEXT_MAX => {
+                labels.insert(key.to_owned(), value.to_owned());
+            }
+            _ => return Err(Fatal::new(Exit::Config, format!("\"{text}\" is no label")).hint(hint)),
+        }
+    }
+    if labels.len() > LABELS_MAX {
+        return Err(Fatal::new(Exit::Config, "there are too many labels").hint(hint));
+    }
+    Ok(labels)
+}
+
+fn driver(text: &str) -> Result<(), Fatal> {
+    if text == "auto" {
+        return Ok(());
+    }
+    match text.parse() {
+        Ok(Driver::Process) => Ok(()),
+        Ok(Driver::Docker) => Err(Fatal::new(Exit::Config, "the docker driver is not built yet")
+            .hint("--driver process runs runtimes as child processes")),
+        Err(error) => Err(Fatal::new(Exit::Config, format!("{error}, auto"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(words: &str) -> Result<Config, Fatal> {
+        let words: Vec<String> = words.split_whitespace().map(str::to_owned).collect();
+        Config::from_words(&words, vec!["sim".to_owned()])
+    }
+
+    #[test]
+    fn the_defaults_are_the_documented_ones() {
+        let config = config("").expect("valid");
+        assert_eq!(config.control_plane.to_string(), "localhost:9090");
+        assert_eq!((config.grpc_port, config.proxy_port, config.metrics_port), (9091, 8888, 9100));
+        assert_eq!(config.port_range, 30_000..=31_000);
+        assert_eq!(config.node_id, None);
+        assert_eq!(config.start_timeout, Duration::from_secs(900));
+        assert!(config.bind.is_loopback());
+    }
+
+    #[test]
+    fn flags_are_read() {
+        let config = config(
+            "--control-plane http://10.0.0.1:9090 --node-id gpu-1 --label zone=a --label rack=b=c \
+             --port-range 1-2 --stop-grace 500ms --advertise-address 10.0.0.2:9091 --driver process",
+        )
+        .expect("valid");
+        assert_eq!(config.control_plane.to_string(), "10.0.0.1:9090");
+        assert_eq!(config.labels.get("rack").map(String::as_str), Some("b=c"));
+        assert_eq!(config.stop_grace, Duration::from_millis(500));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_advice() {
+        for (words, part) in [
+            ("--control-plane https://10.0.0.1:9090", "TLS to the control plane is not built yet"),
+            ("--control-plane 10.0.0.1:9090", "TLS to the control plane is not built yet"),
+            ("--control-plane nowhere", "\"nowhere\" is no host:port"),
+            ("--bind 0.0.0.0", "--bind 0.0.0.0 would be without TLS"),
+            ("--node-id a/b", "\"a/b\" is no node id"),
+            ("--port-range 5-1", "\"5-1\" is no range of ports"),
+            ("--label zone", "\"zone\" is no label"),
+            ("--driver docker", "the docker driver is not built yet"),
+            ("--driver lxc", "unknown driver \"lxc\""),
+        ] {
+            let fatal = config(words).expect_err(words);
+            assert_eq!(fatal.exit, Exit::Config, "{words}");
+            assert!(fatal.message.contains(part), "{words}: {}", fatal.message);
+        }
+        let both = config("--bind 0.0.0.0 --label zone").expect_err("two problems");
+        assert!(both.message.contains("TLS") && both.message.contains("zone"), "{}", both.message);
+        assert_eq!(config("--no-such-flag").expect_err("usage").exit, Exit::Usage);
+        assert!(config("--bind 0.0.0.0 --insecure").is_ok());
+    }
+}

@@ -1,0 +1,276 @@
+//! What a replica's processes wrote: per try a file, cut to its last megabyte or two. The last two tries are kept.
+//!
+//! The process writes into the file itself, in append mode. When the file has grown over its limit, its end is copied
+//! beside it and the file emptied. Offsets count all bytes that were ever written, so that a reader keeps its place.
+
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use nebula_core::telemetry::redact;
+
+/// A file larger than this is cut.
+const PART_MAX: u64 = 1024 * 1024;
+/// Longer lines are cut.
+const LINE_MAX: usize = 64 * 1024;
+/// Tries whose logs are kept.
+const TRIES_KEPT: u32 = 2;
+const SUFFIX: &str = ".log";
+const OLD_SUFFIX: &str = ".log.1";
+
+/// The logs of one replica.
+#[derive(Debug)]
+pub(crate) struct Logs {
+    dir: PathBuf,
+    tries: Mutex<BTreeMap<u32, Arc<Log>>>,
+}
+
+/// The log of one try.
+#[derive(Debug)]
+pub(crate) struct Log {
+    path: PathBuf,
+    old_path: PathBuf,
+    layout: Mutex<Layout>,
+}
+
+/// Which bytes are where: the old part ends at `base`, the current file starts there.
+#[derive(Debug)]
+struct Layout {
+    old_len: u64,
+    base: u64,
+}
+
+impl Logs {
+    /// The logs in a directory, which is made when it is first needed.
+    pub(crate) fn open(dir: PathBuf) -> Self {
+        let names = fs::read_dir(&dir).into_iter().flatten().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        let numbers = names.filter_map(|name| name.strip_suffix(SUFFIX)?.strip_prefix("try-")?.parse().ok());
+        let tries = numbers.map(|number| (number, Arc::new(Log::open(&dir, number)))).collect();
+        Self { dir, tries: Mutex::new(tries) }
+    }
+
+    /// The log of a try and the file into which its process writes. Older tries than the last leave.
+    ///
+    /// # Errors
+    /// When the file cannot be made.
+    pub(crate) fn begin(&self, number: u32) -> io::Result<(Arc<Log>, File)> {
+        make_dir(&self.dir)?;
+        let mut tries = self.tries.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = tries.split_off(&(number + 1).saturating_sub(TRIES_KEPT));
+        for old in std::mem::replace(&mut *tries, kept).into_values() {
+            old.remove();
+        }
+        let log = Arc::clone(tries.entry(number).or_insert_with(|| Arc::new(Log::open(&self.dir, number))));
+        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(&log.path)?;
+        Ok((log, file))
+    }
+
+    /// The log of a try, whether or not anything was written.
+    pub(crate) fn of(&self, number: u32) -> Arc<Log> {
+        let mut tries = self.tries.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(tries.entry(number).or_insert_with(|| Arc::new(Log::open(&self.dir, number))))
+    }
+
+    /// The newest try's log, or with `previous` the one before it.
+    pub(crate) fn newest(&self, previous: bool) -> Option<(u32, Arc<Log>)> {
+        let tries = self.tries.lock().unwrap_or_else(PoisonError::into_inner);
+        tries.iter().rev().nth(usize::from(previous)).map(|(number, log)| (*number, Arc::clone(log)))
+    }
+}
+
+impl Log {
+    fn open(dir: &Path, number: u32) -> Self {
+        let old_path = dir.join(format!("try-{number}{OLD_SUFFIX}"));
+        let old_len = fs::metadata(&old_path).map_or(0, |found| found.len());
+        let layout = Mutex::new(Layout { old_len, base: old_len });
+        Self { path: dir.join(format!("try-{number}{SUFFIX}")), old_path, layout }
+    }
+
+    fn remove(&self) {
+        for path in [&self.path, &self.old_path] {
+            if let Err(error) = fs::remove_file(path) {
+                if error.kind() != io::ErrorKind::NotFound {
+                    tracing::warn!(path = %path.display(), %error, "old log stays");
+                }
+            }
+        }
+    }
+
+    /// Cuts the file when it is too large. What is written between the copy and the cut is lost.
+    pub(crate) fn cut(&self) {
+        if let Err(error) = self.try_cut() {
+            tracing::warn!(path = %self.path.display(), %error, "log cannot be cut");
+        }
+    }
+
+    fn try_cut(&self) -> io::Result<()> {
+        let mut layout = self.layout.lock().unwrap_or_else(PoisonError::into_inner);
+        let len = match fs::metadata(&self.path) {
+            Ok(found) => found.len(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        if len <= PART_MAX {
+            return Ok(());
+        }
+        let mut file = OpenOptions::new().read(true).write(true).open(&self.path)?;
+        file.seek(SeekFrom::Start(len - PART_MAX))?;
+        let mut end = Vec::new();
+        file.by_ref().take(2 * PART_MAX).read_to_end(&mut end)?;
+        fs::write(&self.old_path, &end)?;
+        file.set_len(0)?;
+        let copied = u64::try_from(end.len()).unwrap_or(u64::MAX);
+        layout.base += len - PART_MAX + copied;
+        layout.old_len = copied;
+        Ok(())
+    }
+
+    /// The offset after the last byte.
+    pub(crate) fn end(&self) -> u64 {
+        let layout = self.layout.lock().unwrap_or_else(PoisonError::into_inner);
+        layout.base + fs::metadata(&self.path).map_or(0, |found| found.len())
+    }
+
+    /// At most `max` bytes from an offset, and the offset after them. Bytes that are gone are skipped.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub(crate) fn read(&self, from: u64, max: u64) -> io::Result<(Vec<u8>, u64)> {
+        let layout = self.layout.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = layout.base - layout.old_len;
+        let from = from.max(first);
+        let (path, at) = if from < layout.base {
+            (&self.old_path, from - first)
+        } else {
+            (&self.path, from - layout.base)
+        };
+        let mut file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((Vec::new(), from)),
+            Err(error) => return Err(error),
+        };
+        file.seek(SeekFrom::Start(at))?;
+        let mut bytes = Vec::new();
+        file.take(max).read_to_end(&mut bytes)?;
+        let next = from + u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        Ok((bytes, next))
+    }
+
+    /// The last `lines` lines within the last `max` bytes, each cut to 64 KiB, and the offset after them.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub(crate) fn tail(&self, lines: usize, max: u64) -> io::Result<(Vec<u8>, u64)> {
+        let start = self.end().saturating_sub(max);
+        let mut bytes = Vec::new();
+        let mut at = start;
+        loop {
+            let (more, next) = self.read(at, max)?;
+            if more.is_empty() {
+                break;
+            }
+            bytes.extend_from_slice(&more);
+            at = next;
+        }
+        Ok((last_lines(&bytes, lines), at))
+    }
+
+    /// The last lines for people: no credentials, no control characters.
+    pub(crate) fn last_words(&self, lines: usize, max: usize) -> String {
+        let (bytes, _) = self.tail(lines, u64::try_from(max).unwrap_or(u64::MAX)).unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes);
+        let plain: String = text.chars().filter(|c| !c.is_control() || matches!(c, '\n' | '\t')).collect();
+        redact(crate::text::clip(plain.trim_end().to_owned(), max))
+    }
+}
+
+/// The last lines of some bytes, each within its limit.
+fn last_lines(bytes: &[u8], lines: usize) -> Vec<u8> {
+    let mut all: Vec<&[u8]> = bytes.split_inclusive(|byte| *byte == b'\n').collect();
+    let mut out = Vec::new();
+    for line in all.split_off(all.len().saturating_sub(lines)) {
+        match line.split_at_checked(LINE_MAX) {
+            Some((kept, cut)) if cut.len() > 1 => {
+                out.extend_from_slice(kept);
+                out.extend_from_slice("…\n".as_bytes());
+            }
+            _ => out.extend_from_slice(line),
+        }
+    }
+    out
+}
+
+/// Makes a directory that only its owner may enter, with those above it.
+///
+/// # Errors
+/// When it cannot be made.
+pub(crate) fn make_dir(dir: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    fn text(bytes: &[u8]) -> String {
+        String::from_utf8_lossy(bytes).into_owned()
+    }
+
+    #[test]
+    fn a_large_log_is_cut_and_a_reader_keeps_its_place() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let logs = Logs::open(dir.path().join("r"));
+        let (log, mut file) = logs.begin(1).expect("begins");
+        let line = format!("{}\n", "x".repeat(1023));
+        for _ in 0..1500 {
+            file.write_all(line.as_bytes()).expect("writes");
+        }
+        log.cut();
+        assert_eq!(log.end(), 1500 * 1024);
+        file.write_all(b"after\n").expect("writes");
+        let (bytes, next) = log.read(1500 * 1024 - 2, 100).expect("reads");
+        assert_eq!((text(&bytes).as_str(), next), ("x\n", 1500 * 1024));
+        let (bytes, next) = log.read(next, 100).expect("reads");
+        assert_eq!((text(&bytes).as_str(), next), ("after\n", 1500 * 1024 + 6));
+        let (_, next) = log.read(0, 10).expect("reads");
+        assert_eq!(next, (1500 - 1024) * 1024 + 10, "what is gone is skipped");
+        let reopened = Logs::open(dir.path().join("r"));
+        let (bytes, _) = reopened.of(1).tail(2, 4096).expect("reads");
+        assert_eq!(text(&bytes), format!("{line}after\n"));
+    }
+
+    #[test]
+    fn the_last_two_tries_are_kept() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let logs = Logs::open(dir.path().join("r"));
+        for number in 1..=3 {
+            let (_, mut file) = logs.begin(number).expect("begins");
+            writeln!(file, "try {number}").expect("writes");
+        }
+        let newest = |previous| logs.newest(previous).map(|(number, log)| (number, log.last_words(9, 99)));
+        assert_eq!(newest(false), Some((3, "try 3".to_owned())));
+        assert_eq!(newest(true), Some((2, "try 2".to_owned())));
+        assert_eq!(fs::read_dir(dir.path().join("r")).expect("a directory").count(), 2);
+    }
+
+    #[test]
+    fn last_words_are_for_people() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (log, mut file) = Logs::open(dir.path().join("r")).begin(1).expect("begins");
+        write!(file, "one\ntwo\n\u{1b}three nbtok_abc \u{7}\nfour").expect("writes");
+        assert_eq!(log.last_words(2, 100), "three nbtok_… \nfour");
+    }
+
+    #[test]
+    fn long_lines_are_cut() {
+        let bytes = [&vec![b'y'; LINE_MAX + 10][..], b"\nshort\n"].concat();
+        let tail = last_lines(&bytes, 2);
+        assert_eq!(tail.len(), LINE_MAX + "…\nshort\n".len());
+        assert_eq!(text(&last_lines(&bytes, 1)), "short\n");
+    }
+}

@@ -1,0 +1,142 @@
+//! Making, watching and ending a replica's process.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nebula_core::ids::ReplicaId;
+use rustix::process::Pid;
+use tokio::process::{Child, Command};
+
+use super::logs::Log;
+use super::procfs;
+use crate::replica::machine::Signal;
+use crate::replica::spec::{Ended, ProcessRef};
+use crate::runtimes::Plan;
+
+/// How often the log is looked at, and an adopted process.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// What is kept of a runtime's last words.
+const LAST_LINES: usize = 20;
+const LAST_BYTES: usize = 4 * 1024;
+
+/// The marks in a process's environment.
+const REPLICA_MARK: &str = "NEBULA_REPLICA";
+const ATTEMPT_MARK: &str = "NEBULA_ATTEMPT";
+/// The agent's own settings, among them its join token, are nobody else's business.
+const OWN_SETTINGS: [&str; 2] = ["NEBULA_AGENT_", "NEBULAD_"];
+
+/// A process that is watched: our own child, or one that an earlier agent left.
+pub(crate) enum Watched {
+    Child(Child),
+    Adopted(ProcessRef),
+}
+
+/// A command that runs a plan, without its output.
+pub(crate) fn command(program: &Path, plan: &Plan, replica: ReplicaId, attempt: u32, cwd: &Path) -> Command {
+    let mut command = Command::new(program);
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(|name| OWN_SETTINGS.iter().any(|own| name.starts_with(own))) {
+            command.env_remove(name);
+        }
+    }
+    command
+        .envs(&plan.env)
+        .env(REPLICA_MARK, replica.to_string())
+        .env(ATTEMPT_MARK, attempt.to_string())
+        .current_dir(cwd)
+        .stdin(Stdio::null())
+        .process_group(0);
+    command
+}
+
+/// Starts a plan. Its output goes straight into `output`, so that it does not depend on this agent.
+///
+/// # Errors
+/// When the operating system refuses.
+pub(crate) fn spawn(
+    plan: &Plan,
+    replica: ReplicaId,
+    attempt: u32,
+    cwd: &Path,
+    output: File,
+) -> io::Result<(Child, ProcessRef)> {
+    let errors = output.try_clone()?;
+    let child = command(&plan.program, plan, replica, attempt, cwd)
+        .args(&plan.args)
+        .stdout(output)
+        .stderr(errors)
+        .spawn()?;
+    let pid = child.id().ok_or_else(|| io::Error::other("the process has no number"))?;
+    // One that has ended already is not collected yet, so its number is still its own; it only has no start time
+    // that would matter any more.
+    let process = procfs::process(pid).unwrap_or(ProcessRef { pid, started: 0, boot: procfs::boot() });
+    Ok((child, process))
+}
+
+/// The process of a replica's attempt, when an agent died between making it and writing down its number.
+pub(crate) fn find(replica: ReplicaId, attempt: u32) -> Option<ProcessRef> {
+    procfs::marked_leader(&[
+        (REPLICA_MARK, replica.to_string().as_str()),
+        (ATTEMPT_MARK, attempt.to_string().as_str()),
+    ])
+}
+
+/// Sends a signal to the process's group, if it is still that process.
+pub(crate) fn signal(process: ProcessRef, signal: Signal) {
+    let signal = match signal {
+        Signal::Term => rustix::process::Signal::TERM,
+        Signal::Kill => rustix::process::Signal::KILL,
+    };
+    let pid = i32::try_from(process.pid).ok().and_then(Pid::from_raw);
+    if let Some(pid) = pid.filter(|_| procfs::is_alive(process)) {
+        // It may have ended in between, which is what was wanted.
+        let _ = rustix::process::kill_process_group(pid, signal);
+    }
+}
+
+/// Ends what is left of a replica: processes that its runtime started and did not take with it.
+pub(crate) fn sweep(replica: ReplicaId) {
+    for pid in procfs::marked(&[(REPLICA_MARK, replica.to_string().as_str())]) {
+        if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+    }
+}
+
+/// Waits for the end of a process and keeps its log within bounds meanwhile.
+pub(crate) async fn watch(mut watched: Watched, replica: ReplicaId, log: Arc<Log>) -> Ended {
+    let (code, signal) = loop {
+        let look = tokio::time::sleep(LOOK_EVERY);
+        match &mut watched {
+            Watched::Child(child) => tokio::select! {
+                status = child.wait() => match status {
+                    Ok(status) => break (status.code(), status.signal()),
+                    Err(error) => {
+                        tracing::warn!(replica_id = %replica, %error, "exit of a process not seen");
+                        break (None, None);
+                    }
+                },
+                () = look => {}
+            },
+            Watched::Adopted(process) => {
+                look.await;
+                if !procfs::is_alive(*process) {
+                    break (None, None);
+                }
+            }
+        }
+        let log = Arc::clone(&log);
+        // A log that cannot be cut is tried again; the panic of a blocking task has been logged.
+        let _ = tokio::task::spawn_blocking(move || log.cut()).await;
+    };
+    let output = tokio::task::spawn_blocking(move || {
+        sweep(replica);
+        log.last_words(LAST_LINES, LAST_BYTES)
+    });
+    Ended { code, signal, output: output.await.unwrap_or_default() }
+}

@@ -1,0 +1,320 @@
+//! AgentService: each call reads its request, asks the replicas, and answers.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nebula_core::source::ModelSource;
+use nebula_proto::agent_service_server::AgentService;
+use nebula_proto::{
+    DeleteDeploymentRequest, DeleteDeploymentResponse, DeploymentEvent, ExecCommandRequest,
+    ExecCommandResponse, ExecStreamInput, ExecStreamOutput, GetCapabilitiesRequest, GetCapabilitiesResponse,
+    GetDeploymentEventsRequest, GetDeploymentEventsResponse, GetDeploymentLogsRequest,
+    GetDeploymentLogsResponse, GetDeploymentRequest, GetDeploymentResponse, GetSystemInfoRequest,
+    GetSystemInfoResponse, HealthRequest, HealthResponse, HfDownloadProgress, HfDownloadRequest,
+    ListDeploymentsRequest, ListDeploymentsResponse, OllamaPullProgress, OllamaPullRequest,
+    PrepareModelRequest, PrepareModelResponse, RestartDeploymentRequest, RestartDeploymentResponse,
+    StartRuntimeRequest, StartRuntimeResponse, StatsRequest, StatsResponse, StopRuntimeRequest,
+    StopRuntimeResponse, StreamDeploymentLogsChunk, StreamDeploymentLogsRequest, UpdateAccessRequest,
+    UpdateAccessResponse,
+};
+use tokio::sync::mpsc;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::error::{bad_request, exec, refused};
+use super::logs::{self, Reading};
+use crate::agent::{Agent, report};
+use crate::driver::exec as driver_exec;
+use crate::driver::logs::Logs;
+use crate::replica::machine::{Event, Refusal};
+use crate::replica::manager::Selector;
+use crate::replica::task::{Refused, Snapshot};
+use crate::{request, runtimes};
+
+/// A stream of answers.
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// How long a command beside a replica may take when nothing is said, and at most.
+const EXEC_TIMEOUT: Duration = Duration::from_secs(60);
+const EXEC_TIMEOUT_MAX: Duration = Duration::from_secs(3_600);
+/// Lines of a log when nothing is said.
+const LOG_LINES: usize = 1_000;
+/// Bytes of a log in one answer.
+const LOG_BYTES: u64 = 1024 * 1024;
+/// Lines of a journal when nothing is said.
+const JOURNAL_LINES: usize = 100;
+
+/// AgentService.
+pub(super) struct Service {
+    agent: Arc<Agent>,
+}
+
+impl Service {
+    pub(super) fn new(agent: Arc<Agent>) -> Self {
+        Self { agent }
+    }
+
+    fn selector(deployment: &str, replica: &str) -> Result<Selector, Status> {
+        request::selector(deployment, replica).map_err(bad_request)
+    }
+
+    /// The first replica that is meant.
+    fn one(&self, deployment: &str, replica: &str) -> Result<(Arc<Snapshot>, Arc<Logs>), Status> {
+        let meant = Self::selector(deployment, replica)?;
+        let found = self.agent.replicas.find(meant).into_iter().next();
+        found.ok_or_else(|| Status::not_found(format!("deployment {deployment} is not on this node")))
+    }
+
+    async fn tell(&self, deployment: &str, replica: &str, event: Event) -> Result<(), Status> {
+        let meant = Self::selector(deployment, replica)?;
+        self.agent.replicas.tell(meant, &event).await.map_err(refused)
+    }
+
+    async fn run_beside(
+        &self,
+        request: ExecCommandRequest,
+    ) -> Result<driver_exec::Outcome, Status> {
+        let (snapshot, _) = self.one(&request.deployment_id, &request.replica_id)?;
+        if request.command.first().is_none_or(String::is_empty) {
+            return Err(Status::invalid_argument("the command is empty"));
+        }
+        if snapshot.view.process.is_none() {
+            let status = snapshot.view.status.as_str();
+            return Err(Status::failed_precondition(format!("nothing runs: the replica is {status}")));
+        }
+        let timeout = match u64::try_from(request.timeout_seconds) {
+            Ok(0) | Err(_) => EXEC_TIMEOUT,
+            Ok(seconds) => Duration::from_secs(seconds).min(EXEC_TIMEOUT_MAX),
+        };
+        let (replica, view) = (snapshot.replica, &snapshot.view);
+        let tools = self.agent.replicas.shared().tools.clone();
+        let (spec, port) = (Arc::clone(&snapshot.spec), view.port);
+        let plan = tokio::task::spawn_blocking(move || runtimes::plan(&spec, port, &tools))
+            .await
+            .map_err(|_| Status::internal("the replica's environment cannot be made"))?
+            .map_err(|error| Status::failed_precondition(error.to_string()))?;
+        let cwd = self.agent.replicas.work_dir(replica);
+        driver_exec::run(&plan, replica, view.attempt, &cwd, &request.command, timeout)
+            .await
+            .map_err(|error| exec(&error))
+    }
+}
+
+/// The number of lines that a request asks for; none when it says nothing.
+fn lines(tail: i32) -> Option<usize> {
+    usize::try_from(tail).ok().filter(|lines| *lines > 0)
+}
+
+fn not_built(what: &str) -> Status {
+    Status::unimplemented(format!("{what} is not built yet"))
+}
+
+#[tonic::async_trait]
+impl AgentService for Service {
+    type StreamOllamaPullStream = Answers<OllamaPullProgress>;
+    type StreamHFDownloadStream = Answers<HfDownloadProgress>;
+    type StreamDeploymentLogsStream = Answers<StreamDeploymentLogsChunk>;
+    type ExecStreamStream = Answers<ExecStreamOutput>;
+
+    async fn get_capabilities(
+        &self,
+        _: Request<GetCapabilitiesRequest>,
+    ) -> Result<Response<GetCapabilitiesResponse>, Status> {
+        let capabilities = Some(self.agent.capabilities());
+        Ok(Response::new(GetCapabilitiesResponse { capabilities }))
+    }
+
+    async fn get_stats(&self, _: Request<StatsRequest>) -> Result<Response<StatsResponse>, Status> {
+        Ok(Response::new(StatsResponse { stats: Some(self.agent.host.stats()) }))
+    }
+
+    async fn get_health(&self, _: Request<HealthRequest>) -> Result<Response<HealthResponse>, Status> {
+        Ok(Response::new(HealthResponse { health: Some(self.agent.health()) }))
+    }
+
+    async fn get_system_info(
+        &self,
+        _: Request<GetSystemInfoRequest>,
+    ) -> Result<Response<GetSystemInfoResponse>, Status> {
+        Ok(Response::new(self.agent.host.info()))
+    }
+
+    async fn prepare_model(
+        &self,
+        request: Request<PrepareModelRequest>,
+    ) -> Result<Response<PrepareModelResponse>, Status> {
+        let text = request.into_inner().model_path;
+        let source: ModelSource =
+            text.parse().map_err(|error| Status::invalid_argument(format!("{error}")))?;
+        let ModelSource::File { path } = source else {
+            return Err(not_built(&format!("fetching {source}")));
+        };
+        let file = std::path::PathBuf::from(&path);
+        tokio::task::spawn_blocking(move || runtimes::check_file(&file))
+            .await
+            .map_err(|_| Status::internal("the file cannot be looked at"))?
+            .map_err(|error| Status::not_found(error.to_string()))?;
+        Ok(Response::new(PrepareModelResponse { success: true, error: String::new(), local_path: path }))
+    }
+
+    async fn stream_ollama_pull(
+        &self,
+        _: Request<OllamaPullRequest>,
+    ) -> Result<Response<Self::StreamOllamaPullStream>, Status> {
+        Err(not_built("pulling models of Ollama's library"))
+    }
+
+    async fn stream_hf_download(
+        &self,
+        _: Request<HfDownloadRequest>,
+    ) -> Result<Response<Self::StreamHFDownloadStream>, Status> {
+        Err(not_built("downloading from the Hugging Face hub"))
+    }
+
+    async fn start_runtime(
+        &self,
+        request: Request<StartRuntimeRequest>,
+    ) -> Result<Response<StartRuntimeResponse>, Status> {
+        let start = request::start(request.into_inner()).map_err(bad_request)?;
+        let (deployment, replica) = (start.deployment.to_string(), start.replica.to_string());
+        let port = self.agent.replicas.start(start).await.map_err(refused)?;
+        let container_id = self.one(&deployment, &replica).map(|(snapshot, _)| report(&snapshot).container_id);
+        Ok(Response::new(StartRuntimeResponse {
+            success: true,
+            error: String::new(),
+            container_id: container_id.unwrap_or_default(),
+            port: i32::from(port),
+            gateway_endpoint: self.agent.gateway_endpoint(),
+        }))
+    }
+
+    async fn stop_runtime(
+        &self,
+        request: Request<StopRuntimeRequest>,
+    ) -> Result<Response<StopRuntimeResponse>, Status> {
+        let StopRuntimeRequest { deployment_id, timeout_seconds, generation, replica_id } =
+            request.into_inner();
+        let (generation, grace) = (request::generation(generation), request::grace(timeout_seconds));
+        self.tell(&deployment_id, &replica_id, Event::Stop { generation, grace }).await?;
+        Ok(Response::new(StopRuntimeResponse { success: true, error: String::new() }))
+    }
+
+    async fn restart_deployment(
+        &self,
+        request: Request<RestartDeploymentRequest>,
+    ) -> Result<Response<RestartDeploymentResponse>, Status> {
+        let RestartDeploymentRequest { deployment_id, generation, replica_id } = request.into_inner();
+        let generation = request::generation(generation);
+        self.tell(&deployment_id, &replica_id, Event::Restart { generation }).await?;
+        Ok(Response::new(RestartDeploymentResponse { success: true, error: String::new() }))
+    }
+
+    async fn list_deployments(
+        &self,
+        _: Request<ListDeploymentsRequest>,
+    ) -> Result<Response<ListDeploymentsResponse>, Status> {
+        Ok(Response::new(ListDeploymentsResponse { deployments: self.agent.deployments() }))
+    }
+
+    async fn get_deployment(
+        &self,
+        request: Request<GetDeploymentRequest>,
+    ) -> Result<Response<GetDeploymentResponse>, Status> {
+        let (snapshot, _) = self.one(&request.into_inner().deployment_id, "")?;
+        Ok(Response::new(GetDeploymentResponse { deployment: Some(report(&snapshot)) }))
+    }
+
+    /// Deleting what is not there succeeds, so that a delete can be repeated.
+    async fn delete_deployment(
+        &self,
+        request: Request<DeleteDeploymentRequest>,
+    ) -> Result<Response<DeleteDeploymentResponse>, Status> {
+        let DeleteDeploymentRequest { deployment_id, generation, replica_id } = request.into_inner();
+        let meant = Self::selector(&deployment_id, &replica_id)?;
+        let generation = request::generation(generation);
+        match self.agent.replicas.tell(meant, &Event::Delete { generation }).await {
+            Ok(()) | Err(Refused::Machine(Refusal::Unknown)) => {
+                Ok(Response::new(DeleteDeploymentResponse { success: true, error: String::new() }))
+            }
+            Err(error) => Err(refused(error)),
+        }
+    }
+
+    async fn get_deployment_logs(
+        &self,
+        request: Request<GetDeploymentLogsRequest>,
+    ) -> Result<Response<GetDeploymentLogsResponse>, Status> {
+        let GetDeploymentLogsRequest { deployment_id, tail, replica_id } = request.into_inner();
+        let (_, logs) = self.one(&deployment_id, &replica_id)?;
+        let lines = lines(tail).unwrap_or(LOG_LINES);
+        let Some((_, log)) = logs.newest(false) else {
+            return Ok(Response::new(GetDeploymentLogsResponse { logs: String::new() }));
+        };
+        let (bytes, _) = logs::blocking(move || log.tail(lines, LOG_BYTES)).await?;
+        let logs = String::from_utf8_lossy(&bytes).into_owned();
+        Ok(Response::new(GetDeploymentLogsResponse { logs }))
+    }
+
+    async fn get_deployment_events(
+        &self,
+        request: Request<GetDeploymentEventsRequest>,
+    ) -> Result<Response<GetDeploymentEventsResponse>, Status> {
+        let GetDeploymentEventsRequest { deployment_id, limit } = request.into_inner();
+        let meant = Self::selector(&deployment_id, "")?;
+        let journal = &self.agent.replicas.shared().journal;
+        let lines = journal
+            .lines(meant.deployment, lines(limit).unwrap_or(JOURNAL_LINES))
+            .ok_or_else(|| Status::not_found(format!("deployment {deployment_id} is not on this node")))?;
+        let events = lines.into_iter().map(|line| DeploymentEvent {
+            r#type: line.kind,
+            message: line.message,
+            timestamp: i64::try_from(line.at).unwrap_or(i64::MAX),
+        });
+        Ok(Response::new(GetDeploymentEventsResponse { events: events.collect() }))
+    }
+
+    async fn stream_deployment_logs(
+        &self,
+        request: Request<StreamDeploymentLogsRequest>,
+    ) -> Result<Response<Self::StreamDeploymentLogsStream>, Status> {
+        let StreamDeploymentLogsRequest { deployment_id, tail, follow, previous, replica_id } =
+            request.into_inner();
+        let (snapshot, logs) = self.one(&deployment_id, &replica_id)?;
+        let seen = self.agent.replicas.follow(snapshot.replica);
+        let seen = seen.ok_or_else(|| Status::not_found("the replica is just being removed"))?;
+        let (chunks, answers) = mpsc::channel(logs::CHUNKS_WAITING);
+        let reading = Reading { logs, seen, tail: lines(tail), follow, previous };
+        tokio::spawn(logs::send(reading, chunks));
+        Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
+    }
+
+    async fn exec_command(
+        &self,
+        request: Request<ExecCommandRequest>,
+    ) -> Result<Response<ExecCommandResponse>, Status> {
+        let driver_exec::Outcome { exit_code, stdout, stderr } =
+            self.run_beside(request.into_inner()).await?;
+        Ok(Response::new(ExecCommandResponse { exit_code, stdout, stderr }))
+    }
+
+    async fn exec_stream(
+        &self,
+        _: Request<Streaming<ExecStreamInput>>,
+    ) -> Result<Response<Self::ExecStreamStream>, Status> {
+        Err(not_built("an interactive exec"))
+    }
+
+    async fn update_access(
+        &self,
+        request: Request<UpdateAccessRequest>,
+    ) -> Result<Response<UpdateAccessResponse>, Status> {
+        let request = request.into_inner();
+        let access =
+            request::new_access(request.is_public, &request.access_token_sha256, &request.gateway_token)
+                .map_err(bad_request)?;
+        self.tell(&request.deployment_id, &request.replica_id, Event::SetAccess { access }).await?;
+        Ok(Response::new(UpdateAccessResponse { success: true, error: String::new() }))
+    }
+}

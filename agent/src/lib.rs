@@ -1,0 +1,31 @@
+//! nebula-agent: runs on each node, registers it with nebulad, runs the runtimes that it is told to, and guards them
+//! with its auth proxy.
+//!
+//! * `app` joins the parts and is the only file that knows all of them.
+//! * `registrar` speaks to nebulad; `grpc` is spoken to by it.
+//! * `replica` decides what becomes of each replica (a pure machine) and does it (a task); `runtimes` says how a
+//!   runtime is run; `driver` runs processes, keeps their logs and finds them again.
+//! * `proxy` lets clients through to runtimes; `store` keeps what must survive; `ports` gives out loopback ports.
+//!
+//! A runtime outlives an agent that dies: the next one takes it up and never starts it twice.
+
+mod agent;
+mod app;
+mod cli;
+mod config;
+mod driver;
+mod grpc;
+mod host;
+mod metrics;
+mod ports;
+mod proxy;
+mod registrar;
+mod replica;
+mod request;
+mod runtimes;
+mod store;
+mod text;
+
+pub use app::{Running, start};
+pub use cli::Cli;
+pub use config::Config;

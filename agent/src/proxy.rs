@@ -1,0 +1,130 @@
+//! The auth proxy: checks who calls and streams to the runtime on loopback and back.
+
+mod answer;
+mod path;
+pub(crate) mod table;
+
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::dev::Server;
+use actix_web::http::header::{AUTHORIZATION, HeaderMap};
+use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
+use nebula_core::address::HostPort;
+use nebula_core::token::bearer;
+use nebula_relay::{Call, CallBody, Client, UpstreamError};
+
+use self::table::{Route, Routes};
+
+/// How long a runtime may take to the first byte of its answer.
+const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(600);
+/// How long it may be silent between two.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+/// How long a client's body may stand still.
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a client's idle connection is kept.
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
+/// How long a client may take to send a request's head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long requests in flight may take when the agent stops, in seconds.
+const SHUTDOWN_SECS: u64 = 5;
+/// Threads; more would help nobody on a machine that runs a model.
+const WORKERS_MAX: usize = 4;
+/// Connections of each thread.
+const CONNECTIONS_MAX: usize = 10_000;
+
+const DEPLOYMENT: &str = "x-nebula-deployment";
+const REPLICA: &str = "x-nebula-replica";
+
+/// Starts the proxy on its own threads.
+///
+/// # Errors
+/// When the listener cannot be used.
+pub(crate) fn serve(listener: TcpListener, routes: Arc<Routes>) -> std::io::Result<Server> {
+    let workers = std::thread::available_parallelism().map_or(1, usize::from).min(WORKERS_MAX);
+    let server = HttpServer::new(move || {
+        App::new()
+            .app_data(Client::new())
+            .app_data(web::Data::from(Arc::clone(&routes)))
+            .default_service(web::to(handle))
+    });
+    let server = server
+        .workers(workers)
+        .max_connections(CONNECTIONS_MAX)
+        .keep_alive(KEEP_ALIVE)
+        .client_request_timeout(HEAD_TIMEOUT)
+        .shutdown_timeout(SHUTDOWN_SECS)
+        // A client that hangs up ends its request at the runtime.
+        .h1_allow_half_closed(false)
+        .tcp_nodelay(true)
+        .disable_signals()
+        .listen(listener)?;
+    Ok(server.run())
+}
+
+async fn handle(request: HttpRequest, body: web::Payload, routes: web::Data<Routes>) -> HttpResponse {
+    let headers = request.headers();
+    let named = header(headers, DEPLOYMENT);
+    let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
+    if named.is_none() && request.path() == "/health" {
+        return HttpResponse::Ok().json(serde_json::json!({ "status": "ok" }));
+    }
+    let (named, rest) = match (named, path::named(target)) {
+        (Some(named), _) => (Some(named.to_owned()), target.to_owned()),
+        (None, Some(Ok(found))) => (Some(found.deployment), found.rest),
+        (None, Some(Err(path::NotText))) => return answer::bad_path(),
+        (None, None) => (None, target.to_owned()),
+    };
+    let meant = match routes.table().pick(named.as_deref(), header(headers, REPLICA)) {
+        Ok(meant) => meant,
+        Err(reason) => return answer::not_picked(&reason),
+    };
+    let token = header(headers, AUTHORIZATION.as_str()).and_then(bearer);
+    let admitted: Vec<_> = meant.into_iter().filter(|route| route.access.admits(token)).collect();
+    if admitted.is_empty() {
+        return answer::unauthorized();
+    }
+    let ready: Vec<_> = admitted.into_iter().filter(|route| route.ready).collect();
+    // Any of them will do; nebulad's gateway names the replica that it wants.
+    let chosen = ready.get(rand::random_range(0..ready.len().max(1)));
+    let Some(route) = chosen else { return answer::not_ready() };
+    match pass(&request, body, route, rest).await {
+        Ok(answer) => answer,
+        Err(error) => {
+            tracing::debug!(deployment_id = %route.deployment, replica_id = %route.replica, %error, "call failed");
+            answer::upstream(&error)
+        }
+    }
+}
+
+async fn pass(
+    request: &HttpRequest,
+    body: web::Payload,
+    route: &Route,
+    path_and_query: String,
+) -> Result<HttpResponse, UpstreamError> {
+    let broken = |error: String| UpstreamError::Broken(error);
+    let client = request.app_data::<Client>().ok_or_else(|| broken("no client".to_owned()))?;
+    let address: HostPort =
+        format!("127.0.0.1:{}", route.port).parse().map_err(|_| broken("no port".to_owned()))?;
+    let body = CallBody::of(request, body, BODY_TIMEOUT).await?;
+    let call = Call {
+        method: request.method().clone(),
+        address,
+        path_and_query,
+        headers: nebula_relay::forward_request_headers(request.headers()),
+        body,
+        first_byte_timeout: FIRST_BYTE_TIMEOUT,
+    };
+    let upstream = client.send(call).await?;
+    let mut answer = HttpResponse::build(upstream.status);
+    for (name, value) in nebula_relay::forward_response_headers(&upstream.headers) {
+        answer.append_header((name, value));
+    }
+    Ok(answer.body(upstream.relay(IDLE_TIMEOUT, answer::last_event)))
+}
+
+fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
+}

@@ -1,0 +1,84 @@
+//! The proxy's own answers: OpenAI's error shape.
+
+use actix_web::HttpResponse;
+use actix_web::http::StatusCode;
+use actix_web::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
+use bytes::Bytes;
+use nebula_relay::{Broken, UpstreamError};
+use serde_json::json;
+
+use super::table::NotPicked;
+
+/// Seconds after which a replica that does not serve yet may be asked again.
+const RETRY_AFTER_SECS: &str = "1";
+
+fn error(status: StatusCode, kind: &str, code: &str, message: &str) -> HttpResponse {
+    HttpResponse::build(status).json(body(kind, code, message))
+}
+
+fn body(kind: &str, code: &str, message: &str) -> serde_json::Value {
+    json!({ "error": { "message": message, "type": kind, "param": null, "code": code } })
+}
+
+/// There is nothing that is meant.
+pub(super) fn not_picked(reason: &NotPicked) -> HttpResponse {
+    error(StatusCode::NOT_FOUND, "invalid_request_error", "model_not_found", &reason.to_string())
+}
+
+/// The path is none that can be passed on.
+pub(super) fn bad_path() -> HttpResponse {
+    error(StatusCode::BAD_REQUEST, "invalid_request_error", "invalid_path", "the path cannot be read")
+}
+
+/// No token, or a wrong one.
+pub(super) fn unauthorized() -> HttpResponse {
+    let message = "this deployment is private; send its token as Authorization: Bearer nbtok_…";
+    let mut answer = error(StatusCode::UNAUTHORIZED, "invalid_request_error", "invalid_api_key", message);
+    let scheme = actix_web::http::header::HeaderValue::from_static("Bearer");
+    answer.headers_mut().insert(WWW_AUTHENTICATE, scheme);
+    answer
+}
+
+/// Nothing of it can serve now.
+pub(super) fn not_ready() -> HttpResponse {
+    let message = "no replica of this deployment on this node is running";
+    let mut answer = error(StatusCode::SERVICE_UNAVAILABLE, "server_error", "model_not_ready", message);
+    let wait = actix_web::http::header::HeaderValue::from_static(RETRY_AFTER_SECS);
+    answer.headers_mut().insert(RETRY_AFTER, wait);
+    answer
+}
+
+/// The runtime did not answer as it should.
+pub(super) fn upstream(reason: &UpstreamError) -> HttpResponse {
+    match reason {
+        UpstreamError::Timeout => error(
+            StatusCode::GATEWAY_TIMEOUT,
+            "server_error",
+            "upstream_timeout",
+            "the runtime did not answer in time",
+        ),
+        UpstreamError::Request(_) => error(
+            StatusCode::BAD_REQUEST,
+            "invalid_request_error",
+            "invalid_request",
+            "the request's body broke off",
+        ),
+        UpstreamError::Connect(_) | UpstreamError::Broken(_) => error(
+            StatusCode::BAD_GATEWAY,
+            "server_error",
+            "upstream_error",
+            "the runtime could not be reached or its answer broke",
+        ),
+    }
+}
+
+/// The last event of a stream that broke. One that ended in order without `[DONE]` is passed as it is: not every
+/// API has that mark.
+pub(super) fn last_event(broken: Broken) -> Bytes {
+    let (code, message) = match broken {
+        Broken::Upstream => ("upstream_error", "the runtime's answer broke off"),
+        Broken::Timeout => ("upstream_timeout", "the runtime fell silent"),
+        Broken::Unfinished => return Bytes::new(),
+    };
+    Bytes::from(format!("data: {}\n\n", body("server_error", code, message)))
+}

@@ -1,0 +1,8 @@
+//! Replicas: each has a pure machine that decides, and a task that does.
+
+mod health;
+mod look;
+pub(crate) mod machine;
+pub(crate) mod manager;
+pub(crate) mod spec;
+pub(crate) mod task;

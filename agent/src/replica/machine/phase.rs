@@ -1,0 +1,123 @@
+//! Where a replica stands.
+
+use std::fmt;
+
+use crate::replica::spec::ProcessRef;
+
+/// What is observed of a replica. Outward names are in [`super::Status`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Nobody has started it, nothing is stored.
+    New,
+    /// It is looked for what the runtime needs.
+    Preparing,
+    /// The process is being made. `stale`: it is unwanted already and will be ended as soon as it exists.
+    Spawning { stale: bool },
+    /// The process exists and is asked for its health.
+    Starting { process: ProcessRef },
+    /// It is healthy.
+    Running { process: ProcessRef },
+    /// It crashed and will be started again.
+    BackingOff,
+    /// It was told to end. `failure`: what becomes of the replica, unless a command says otherwise.
+    Killing { process: ProcessRef, failure: Option<Failure> },
+    /// It ended because that was wanted.
+    Stopped,
+    /// It ended or never came up, and stays so until it is told to start.
+    Failed(Failure),
+    /// Nothing is left of it.
+    Removed,
+    /// Nothing runs because the agent stops; the next one starts it.
+    Halted,
+}
+
+impl Phase {
+    /// Whether something runs or is under way.
+    pub(super) fn is_busy(&self) -> bool {
+        match self {
+            Self::Preparing
+            | Self::Spawning { .. }
+            | Self::Starting { .. }
+            | Self::Running { .. }
+            | Self::BackingOff
+            | Self::Killing { .. } => true,
+            Self::New | Self::Stopped | Self::Failed(_) | Self::Removed | Self::Halted => false,
+        }
+    }
+
+    /// Whether a timer runs in it.
+    pub(super) fn has_timer(&self) -> bool {
+        matches!(self, Self::Starting { .. } | Self::BackingOff | Self::Killing { .. })
+    }
+
+    /// The process that exists in it.
+    pub(crate) fn process(&self) -> Option<ProcessRef> {
+        match self {
+            Self::Starting { process } | Self::Running { process } | Self::Killing { process, .. } => {
+                Some(*process)
+            }
+            Self::New
+            | Self::Preparing
+            | Self::Spawning { .. }
+            | Self::BackingOff
+            | Self::Stopped
+            | Self::Failed(_)
+            | Self::Removed
+            | Self::Halted => None,
+        }
+    }
+
+    /// Its name in logs.
+    pub(crate) fn as_str(&self) -> &'static str {
+        match self {
+            Self::New => "new",
+            Self::Preparing => "preparing",
+            Self::Spawning { .. } => "spawning",
+            Self::Starting { .. } => "starting",
+            Self::Running { .. } => "running",
+            Self::BackingOff => "backing_off",
+            Self::Killing { .. } => "killing",
+            Self::Stopped => "stopped",
+            Self::Failed(_) => "failed",
+            Self::Removed => "removed",
+            Self::Halted => "halted",
+        }
+    }
+}
+
+/// Why a replica failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Failure {
+    pub(crate) reason: FailureReason,
+    /// For people; may carry the runtime's last lines.
+    pub(crate) message: String,
+    /// The runtime's exit code; 0 when it had none.
+    pub(crate) exit_code: i32,
+}
+
+/// The kinds of failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FailureReason {
+    /// The model, the program or a port was not there.
+    Prepare,
+    /// The process could not be made.
+    Spawn,
+    /// It ended before it was ever healthy.
+    Exited,
+    /// It did not become healthy in time.
+    HealthDeadline,
+    /// It was healthy and then crashed too often.
+    CrashLoop,
+}
+
+impl fmt::Display for FailureReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Prepare => "cannot_start",
+            Self::Spawn => "cannot_spawn",
+            Self::Exited => "exited",
+            Self::HealthDeadline => "not_healthy",
+            Self::CrashLoop => "crash_loop",
+        })
+    }
+}

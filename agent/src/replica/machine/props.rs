@@ -1,0 +1,318 @@
+//! The machine in a made-up world: any commands in any order, processes that end when they like, timers that fire
+//! late, agents that die at any point.
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::tests::{NOW, process, spec, start};
+use super::*;
+
+/// What happens next in the world.
+#[derive(Clone, Debug)]
+enum Act {
+    Start(u64),
+    Stop(Option<u64>),
+    Restart(Option<u64>),
+    Delete(Option<u64>),
+    /// What was asked of the outside is answered, well or badly.
+    Answer(bool),
+    /// An old answer comes again.
+    Stale(u32),
+    /// The process ends by itself.
+    Exit(i32),
+    Healthy,
+    TimerFires,
+    /// A timer that was replaced fires all the same.
+    OldTimer(u64),
+    /// The agent dies before the `n`-th effect of the next step, and a new one starts.
+    Die(usize),
+    /// The next process cannot be made.
+    NoSpawn,
+    Wait(u64),
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    let generation = || prop_oneof![Just(None), (0u64..6).prop_map(Some)];
+    prop_oneof![
+        3 => (1u64..6).prop_map(Act::Start),
+        1 => generation().prop_map(Act::Stop),
+        1 => generation().prop_map(Act::Restart),
+        1 => generation().prop_map(Act::Delete),
+        6 => prop::bool::weighted(0.9).prop_map(Act::Answer),
+        1 => (0u32..4).prop_map(Act::Stale),
+        2 => (0i32..3).prop_map(Act::Exit),
+        4 => Just(Act::Healthy),
+        3 => Just(Act::TimerFires),
+        1 => (0u64..40).prop_map(Act::OldTimer),
+        2 => (0usize..6).prop_map(Act::Die),
+        1 => Just(Act::NoSpawn),
+        1 => (0u64..700).prop_map(Act::Wait),
+    ]
+}
+
+/// The outside: what is durable, and which process exists.
+struct World {
+    machine: Machine,
+    durable: Option<State>,
+    alive: Option<ProcessRef>,
+    next_pid: u32,
+    preparing: Option<u32>,
+    watched: Option<u32>,
+    timer: Option<u64>,
+    ready: bool,
+    die_before: Option<usize>,
+    no_spawn: bool,
+    now: Tick,
+    highest: u64,
+    ended_by_us: BTreeSet<u32>,
+}
+
+impl World {
+    fn new() -> Self {
+        let machine =
+            Machine::new(Policy::default(), DeploymentId::from_bytes([1; 16]), ReplicaId::from_bytes([2; 16]), spec("m"));
+        Self {
+            machine,
+            durable: None,
+            alive: None,
+            next_pid: 100,
+            preparing: None,
+            watched: None,
+            timer: None,
+            ready: false,
+            die_before: None,
+            no_spawn: false,
+            now: NOW,
+            highest: 0,
+            ended_by_us: BTreeSet::new(),
+        }
+    }
+
+    fn send(&mut self, event: Event) {
+        let stale = match &event {
+            Event::Start { generation, .. } => generation.0 < self.highest,
+            Event::Stop { generation, .. } | Event::Restart { generation } | Event::Delete { generation } => {
+                generation.is_some_and(|given| given.0 < self.highest)
+            }
+            _ => false,
+        };
+        let known = self.durable.is_some();
+        let before = self.machine.state().clone();
+        let effects = self.machine.step(event, self.now);
+        if stale && known {
+            assert_eq!(*self.machine.state(), before, "a stale command changed something");
+        }
+        self.perform(effects);
+    }
+
+    fn perform(&mut self, effects: Vec<Effect>) {
+        let mut replies = 0;
+        let mut durable_in_step = false;
+        let mut effects = std::collections::VecDeque::from(effects);
+        let mut done = 0;
+        while let Some(effect) = effects.pop_front() {
+            if self.die_before.is_some_and(|at| done >= at) {
+                return self.reborn();
+            }
+            done += 1;
+            match effect {
+                Effect::Persist(_) => {
+                    durable_in_step = true;
+                    self.durable = Some(self.machine.state().clone());
+                    self.highest = self.highest.max(self.machine.state().generation.0);
+                }
+                Effect::Remove(_) => {
+                    assert_eq!(self.alive, None, "removed while its process lives");
+                    (durable_in_step, self.durable, self.highest) = (true, None, 0);
+                }
+                Effect::Reply(answer) => {
+                    replies += 1;
+                    let unchanged = self.durable.as_ref().is_none_or(|state| state == self.machine.state());
+                    assert!(answer.is_err() || durable_in_step || unchanged, "answered before it was durable");
+                }
+                Effect::Route { ready } => self.ready = ready,
+                Effect::Prepare { attempt } => self.preparing = Some(attempt),
+                Effect::Spawn { attempt } => {
+                    assert_eq!(self.alive, None, "a second process");
+                    assert_eq!(self.machine.state().desired, Desired::Running);
+                    let durable = self.durable.as_ref().expect("the intent is durable");
+                    assert!(matches!(durable.phase, Phase::Spawning { .. }) && durable.attempt == attempt);
+                    if std::mem::take(&mut self.no_spawn) {
+                        let failed = Event::SpawnFailed { attempt, message: "no".to_owned() };
+                        effects.extend(self.machine.step(failed, self.now));
+                        continue;
+                    }
+                    let process = process(self.next_pid);
+                    self.next_pid += 1;
+                    self.alive = Some(process);
+                    effects.extend(self.machine.step(Event::Spawned { attempt, process }, self.now));
+                }
+                Effect::Watch { attempt, process } => {
+                    assert_eq!(self.alive, Some(process));
+                    self.watched = Some(attempt);
+                }
+                Effect::Signal { process, signal } => {
+                    assert_eq!(self.alive, Some(process), "a signal to a stranger");
+                    self.ended_by_us.insert(process.pid);
+                    if signal == Signal::Kill {
+                        self.exit(9);
+                        return;
+                    }
+                }
+                Effect::SetTimer { fence, .. } => self.timer = Some(fence),
+                Effect::CancelTimer => self.timer = None,
+                Effect::Probe { .. } | Effect::StopProbe | Effect::Report => {}
+                Effect::Done => {
+                    if self.durable.is_none() {
+                        // A new replica of that id may come.
+                        let (now, next_pid) = (self.now, self.next_pid);
+                        *self = Self { now, next_pid, ..Self::new() };
+                        return;
+                    }
+                }
+            }
+        }
+        assert!(replies <= 1);
+        if self.die_before.take().is_some() {
+            self.reborn();
+        }
+        self.check();
+    }
+
+    /// The agent died; what was not durable is lost, the process is not.
+    fn reborn(&mut self) {
+        self.die_before = None;
+        (self.preparing, self.watched, self.timer, self.ready) = (None, None, None, false);
+        let Some(state) = self.durable.clone() else {
+            assert_eq!(self.alive, None, "a process that nobody knows");
+            let (now, next_pid) = (self.now, self.next_pid);
+            *self = Self { now, next_pid, ..Self::new() };
+            return;
+        };
+        let found = match (&state.phase, self.alive) {
+            (Phase::Spawning { .. }, Some(process)) => Found::Alive(process),
+            (phase, Some(process)) if phase.process() == Some(process) => Found::Alive(process),
+            (phase, Some(process)) => panic!("process {process:?} is lost in {phase:?}"),
+            (_, None) => Found::Gone(Ended::default()),
+        };
+        let (machine, effects) = Machine::load(Policy::default(), state, spec("m"), found, self.now);
+        self.machine = machine;
+        self.perform(effects);
+    }
+
+    fn exit(&mut self, code: i32) {
+        let Some(process) = self.alive.take() else { return };
+        let restarts = self.machine.state().recent_crashes;
+        if let Some(attempt) = self.watched.take() {
+            let ended = Ended { code: Some(code), ..Ended::default() };
+            self.send(Event::Exited { attempt, ended });
+            if self.ended_by_us.contains(&process.pid) {
+                assert!(self.machine.state().recent_crashes <= restarts, "blamed for what we did");
+            }
+        }
+    }
+
+    fn act(&mut self, act: &Act) {
+        match *act {
+            Act::Start(generation) => self.send(start(generation)),
+            Act::Stop(generation) => {
+                self.send(Event::Stop { generation: generation.map(Generation), grace: None });
+            }
+            Act::Restart(generation) => self.send(Event::Restart { generation: generation.map(Generation) }),
+            Act::Delete(generation) => self.send(Event::Delete { generation: generation.map(Generation) }),
+            Act::Answer(well) => {
+                if let Some(attempt) = self.preparing.take() {
+                    self.send(if well {
+                        Event::Prepared { attempt, port: 30_000 }
+                    } else {
+                        Event::PrepareFailed { attempt, message: "no".to_owned() }
+                    });
+                }
+            }
+            // These are about one life of the agent.
+            Act::Stale(_) | Act::OldTimer(_) if self.die_before.is_some() => {}
+            Act::Stale(attempt) => {
+                let attempt = self.machine.state().attempt.wrapping_sub(attempt + 1);
+                let before = self.machine.state().clone();
+                self.send(Event::Prepared { attempt, port: 1 });
+                self.send(Event::Healthy { attempt });
+                self.send(Event::Exited { attempt, ended: Ended::default() });
+                assert!(before == *self.machine.state() || self.durable.is_none());
+            }
+            Act::Exit(code) => self.exit(code),
+            Act::Healthy => {
+                let attempt = self.machine.state().attempt;
+                if self.alive.is_some() {
+                    self.send(Event::Healthy { attempt });
+                }
+            }
+            Act::TimerFires => {
+                if let Some(fence) = self.timer.take() {
+                    self.now = self.now.plus(Duration::from_secs(10));
+                    self.send(Event::Timer { fence });
+                }
+            }
+            Act::OldTimer(fence) => {
+                if Some(fence) != self.timer {
+                    let before = self.machine.state().clone();
+                    self.send(Event::Timer { fence });
+                    assert_eq!(before, *self.machine.state());
+                }
+            }
+            Act::Die(at) => self.die_before = Some(at),
+            Act::NoSpawn => self.no_spawn = true,
+            Act::Wait(secs) => self.now = self.now.plus(Duration::from_secs(secs)),
+        }
+    }
+
+    fn check(&self) {
+        let state = self.machine.state();
+        assert_eq!(self.ready, matches!(state.phase, Phase::Running { .. }), "{:?}", state.phase);
+        if let Some(process) = state.phase.process() {
+            assert_eq!(self.alive, Some(process), "{:?}", state.phase);
+            assert_eq!(self.watched, Some(state.attempt), "nobody would see it end");
+        }
+        assert!(!state.phase.has_timer() || self.timer.is_some(), "{:?} without a timer", state.phase);
+        assert!(state.phase != Phase::Preparing || self.preparing == Some(state.attempt), "nobody looks");
+        assert!(state.recent_crashes <= Policy::default().crash_max);
+    }
+
+    /// From here on all goes well: what is wanted is reached.
+    fn heal(&mut self) {
+        self.no_spawn = false;
+        for _ in 0..12 {
+            self.act(&Act::Answer(true));
+            self.act(&Act::Healthy);
+            if matches!(self.machine.state().phase, Phase::Killing { .. }) {
+                self.exit(0);
+            }
+            if self.machine.state().phase == Phase::BackingOff {
+                self.act(&Act::TimerFires);
+            }
+        }
+        let state = self.machine.state();
+        match state.phase {
+            Phase::New => assert_eq!((self.alive, &self.durable), (None, &None)),
+            Phase::Running { .. } => assert_eq!(state.desired, Desired::Running),
+            Phase::Stopped => assert_eq!((state.desired, self.alive), (Desired::Stopped, None)),
+            Phase::Failed(_) => assert_eq!(self.alive, None),
+            ref other => panic!("stuck in {other:?}"),
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    #[test]
+    fn no_process_is_doubled_lost_or_blamed_and_what_is_wanted_is_reached(
+        acts in prop::collection::vec(act(), 1..60)
+    ) {
+        let mut world = World::new();
+        for act in &acts {
+            world.act(act);
+        }
+        world.heal();
+    }
+}

@@ -1,0 +1,359 @@
+//! The machine by example: what follows from what.
+
+use std::collections::BTreeMap;
+
+use nebula_core::runtime::RuntimeKind;
+
+use super::*;
+
+pub(super) const NOW: Tick = Tick(1_000_000);
+
+pub(super) fn spec(name: &str) -> Arc<Spec> {
+    Arc::new(Spec {
+        runtime: RuntimeKind::Sim,
+        model: name.to_owned(),
+        source: None,
+        served_name: name.to_owned(),
+        command: Vec::new(),
+        args: Vec::new(),
+        env: BTreeMap::new(),
+        gpu_devices: Vec::new(),
+    })
+}
+
+pub(super) fn process(pid: u32) -> ProcessRef {
+    ProcessRef { pid, started: u64::from(pid), boot: [0; 16] }
+}
+
+pub(super) fn start(generation: u64) -> Event {
+    let generation = Generation(generation);
+    Event::Start { generation, spec: spec("m"), access: Access::default(), port: 30_000 }
+}
+
+fn stop(generation: u64) -> Event {
+    Event::Stop { generation: Some(Generation(generation)), grace: None }
+}
+
+fn exited(attempt: u32, code: i32) -> Event {
+    let ended = Ended { code: Some(code), signal: None, output: "last words".to_owned() };
+    Event::Exited { attempt, ended }
+}
+
+fn machine() -> Machine {
+    Machine::new(Policy::default(), DeploymentId::random(), ReplicaId::random(), spec("m"))
+}
+
+/// A machine to which these events happened.
+fn after(events: impl IntoIterator<Item = Event>) -> Machine {
+    let mut machine = machine();
+    for event in events {
+        machine.step(event, NOW);
+    }
+    machine
+}
+
+fn starting() -> Vec<Event> {
+    vec![
+        start(5),
+        Event::Prepared { attempt: 1, port: 30_000 },
+        Event::Spawned { attempt: 1, process: process(7) },
+    ]
+}
+
+fn running() -> Vec<Event> {
+    let mut events = starting();
+    events.push(Event::Healthy { attempt: 1 });
+    events
+}
+
+/// Effects without the journal's words.
+fn names(effects: &[Effect]) -> Vec<String> {
+    effects
+        .iter()
+        .map(|effect| match effect {
+            Effect::Persist(journal) => {
+                let kinds: Vec<_> = journal.iter().map(|entry| entry.kind).collect();
+                format!("persist({})", kinds.join(" "))
+            }
+            Effect::Remove(generation) => format!("remove({generation})"),
+            Effect::Reply(Ok(())) => "reply(ok)".to_owned(),
+            Effect::Reply(Err(refusal)) => format!("reply({refusal})"),
+            Effect::Route { ready } => format!("route({ready})"),
+            Effect::Prepare { attempt } => format!("prepare({attempt})"),
+            Effect::Spawn { attempt } => format!("spawn({attempt})"),
+            Effect::Watch { attempt, .. } => format!("watch({attempt})"),
+            Effect::Probe { attempt } => format!("probe({attempt})"),
+            Effect::StopProbe => "stop_probe".to_owned(),
+            Effect::Signal { process, signal } => format!("signal({} {signal:?})", process.pid),
+            Effect::SetTimer { after, .. } => format!("timer({}s)", after.as_secs()),
+            Effect::CancelTimer => "cancel_timer".to_owned(),
+            Effect::Report => "report".to_owned(),
+            Effect::Done => "done".to_owned(),
+        })
+        .collect()
+}
+
+fn step(machine: &mut Machine, event: Event) -> String {
+    names(&machine.step(event, NOW)).join(", ")
+}
+
+fn fence_of(effects: &[Effect]) -> Event {
+    let fence = effects.iter().find_map(|effect| match effect {
+        Effect::SetTimer { fence, .. } => Some(*fence),
+        _ => None,
+    });
+    Event::Timer { fence: fence.expect("a timer was set") }
+}
+
+#[test]
+fn from_nothing_to_running_and_away_again() {
+    let mut machine = machine();
+    assert_eq!(machine.view(), None);
+    for (event, effects, status) in [
+        (start(5), "persist(accepted), reply(ok), route(false), prepare(1), report", Some(Status::Preparing)),
+        (Event::Prepared { attempt: 1, port: 30_001 }, "persist(), spawn(1)", Some(Status::Preparing)),
+        (
+            Event::Spawned { attempt: 1, process: process(7) },
+            "persist(started), watch(1), probe(1), timer(900s), report",
+            Some(Status::Starting),
+        ),
+        (
+            Event::Healthy { attempt: 1 },
+            "persist(running), stop_probe, cancel_timer, route(true), report",
+            Some(Status::Running),
+        ),
+        (
+            stop(5),
+            "persist(stopping), reply(ok), route(false), signal(7 Term), timer(10s), report",
+            Some(Status::Stopping),
+        ),
+        (exited(1, 0), "persist(stopped), cancel_timer, route(false), report", Some(Status::Stopped)),
+        (Event::Delete { generation: None }, "remove(5), reply(ok), report, done", None),
+    ] {
+        assert_eq!(step(&mut machine, event.clone()), effects, "{event:?}");
+        assert_eq!(machine.view().map(|view| view.status), status, "{event:?}");
+    }
+    assert_eq!(machine.state().port, 30_001);
+    assert_eq!(machine.state().restarts, 0);
+}
+
+#[test]
+fn the_same_start_again_changes_nothing() {
+    for events in [vec![start(5)], starting(), running(), [running(), vec![stop(5)]].concat()] {
+        let mut machine = after(events);
+        let before = machine.state().clone();
+        assert_eq!(step(&mut machine, start(5)), "reply(ok)");
+        assert_eq!(*machine.state(), before);
+    }
+}
+
+#[test]
+fn older_generations_are_refused_whatever_they_want() {
+    let old = Some(Generation(4));
+    for event in [
+        start(4),
+        Event::Stop { generation: old, grace: None },
+        Event::Restart { generation: old },
+        Event::Delete { generation: old },
+    ] {
+        let mut machine = after(running());
+        let before = machine.state().clone();
+        assert_eq!(
+            step(&mut machine, event.clone()),
+            "reply(generation 4 is older than 5, the newest seen for this replica)",
+            "{event:?}"
+        );
+        assert_eq!(*machine.state(), before);
+    }
+}
+
+#[test]
+fn a_newer_generation_replaces_what_runs() {
+    let mut machine = after(running());
+    assert_eq!(
+        step(&mut machine, start(6)),
+        "persist(accepted stopping), reply(ok), route(false), signal(7 Term), timer(10s), report"
+    );
+    assert_eq!(machine.view().map(|view| view.status), Some(Status::Starting));
+    assert_eq!(step(&mut machine, exited(1, 143)), "persist(), cancel_timer, route(false), prepare(2), report");
+    assert_eq!(machine.state().generation, Generation(6));
+    assert_eq!(machine.state().restarts, 0, "it was ended by us");
+}
+
+#[test]
+fn a_stop_while_the_process_is_made_ends_it_as_soon_as_it_exists() {
+    let mut machine = after([start(5), Event::Prepared { attempt: 1, port: 1 }]);
+    assert_eq!(step(&mut machine, stop(5)), "persist(), reply(ok)");
+    assert_eq!(
+        step(&mut machine, Event::Spawned { attempt: 1, process: process(7) }),
+        "persist(stopping), watch(1), route(false), signal(7 Term), timer(10s), report"
+    );
+}
+
+#[test]
+fn the_hard_signal_follows_when_the_polite_one_does_nothing() {
+    let mut machine = after(running());
+    let grace = Some(Duration::from_secs(3));
+    let effects = machine.step(Event::Stop { generation: None, grace }, NOW);
+    assert!(names(&effects).contains(&"timer(3s)".to_owned()));
+    // A repeated stop does not put it off.
+    assert_eq!(step(&mut machine, stop(5)), "persist(), reply(ok)");
+    assert_eq!(step(&mut machine, fence_of(&effects)), "signal(7 Kill), timer(10s)");
+}
+
+#[test]
+fn an_exit_before_the_first_health_fails_with_the_last_words() {
+    let mut machine = after(starting());
+    assert_eq!(
+        step(&mut machine, exited(1, 3)),
+        "persist(failed), stop_probe, cancel_timer, route(false), report"
+    );
+    let view = machine.view().expect("a view");
+    assert_eq!((view.status, view.exit_code), (Status::Failed, 3));
+    assert_eq!(
+        view.message,
+        "exited: the runtime exited with code 3 before it was healthy; its last lines:\nlast words"
+    );
+}
+
+#[test]
+fn a_runtime_that_never_gets_healthy_is_ended_and_fails() {
+    let mut machine = machine();
+    let mut effects = Vec::new();
+    for event in starting() {
+        effects = machine.step(event, NOW);
+    }
+    assert_eq!(
+        step(&mut machine, fence_of(&effects)),
+        "persist(stopping), stop_probe, route(false), signal(7 Term), timer(10s), report"
+    );
+    step(&mut machine, exited(1, 0));
+    let view = machine.view().expect("a view");
+    assert_eq!(view.status, Status::Failed);
+    assert!(view.message.starts_with("not_healthy: the runtime was not healthy within 15m 00s"), "{}", view.message);
+}
+
+#[test]
+fn crashes_are_followed_by_longer_and_longer_waits_and_then_by_failure() {
+    let mut machine = after(running());
+    let mut now = NOW;
+    for (attempt, wait) in [(1, 10), (2, 20), (3, 40), (4, 80)] {
+        let effects = machine.step(exited(attempt, 9), now);
+        assert!(names(&effects).contains(&format!("timer({wait}s)")), "{:?}", names(&effects));
+        assert_eq!(machine.view().map(|view| view.status), Some(Status::Starting));
+        now = now.plus(Duration::from_secs(wait));
+        machine.step(fence_of(&effects), now);
+        let attempt = attempt + 1;
+        machine.step(Event::Prepared { attempt, port: 1 }, now);
+        machine.step(Event::Spawned { attempt, process: process(attempt) }, now);
+        machine.step(Event::Healthy { attempt }, now);
+    }
+    machine.step(exited(5, 9), now);
+    let view = machine.view().expect("a view");
+    assert_eq!((view.status, view.restarts, view.exit_code), (Status::Failed, 4, 9));
+    assert!(view.message.starts_with("crash_loop: the runtime ended 5 times within 10m 00s"), "{}", view.message);
+}
+
+#[test]
+fn old_crashes_are_forgotten() {
+    let mut machine = after(running());
+    let mut now = NOW;
+    for attempt in 1..=10 {
+        let effects = machine.step(exited(attempt, 1), now);
+        assert!(names(&effects).contains(&"timer(10s)".to_owned()), "{:?}", names(&effects));
+        now = now.plus(Duration::from_secs(10));
+        machine.step(fence_of(&effects), now);
+        let attempt = attempt + 1;
+        machine.step(Event::Prepared { attempt, port: 1 }, now);
+        machine.step(Event::Spawned { attempt, process: process(attempt) }, now);
+        machine.step(Event::Healthy { attempt }, now);
+        now = now.plus(Duration::from_secs(600));
+    }
+    assert_eq!(machine.state().restarts, 10);
+}
+
+#[test]
+fn a_restart_is_carried_out_once_per_generation() {
+    let restart = |generation| Event::Restart { generation };
+    let mut machine = after(running());
+    assert!(step(&mut machine, restart(Some(Generation(5)))).contains("signal(7 Term)"));
+    assert_eq!(step(&mut machine, restart(Some(Generation(5)))), "reply(ok)");
+    assert!(step(&mut machine, restart(Some(Generation(6)))).starts_with("persist(restarted), reply(ok)"));
+    assert_eq!(step(&mut machine, exited(1, 0)), "persist(), cancel_timer, route(false), prepare(2), report");
+    assert!(step(&mut machine, restart(None)).contains("prepare(3)"));
+    let mut stopped = after([running(), vec![stop(5), exited(1, 0)]].concat());
+    assert!(step(&mut stopped, restart(None)).contains("prepare(2)"));
+}
+
+#[test]
+fn other_credentials_reach_the_proxy_after_they_are_durable() {
+    let mut machine = after(running());
+    let gateway = nebula_core::token::TokenHash::of("g");
+    let access = Access { public: false, tokens: Vec::new(), gateway: Some(gateway) };
+    assert_eq!(
+        step(&mut machine, Event::SetAccess { access }),
+        "persist(access), reply(ok), route(true)"
+    );
+    step(&mut machine, Event::SetAccess { access: Access { public: true, ..Access::default() } });
+    assert_eq!(machine.state().access.gateway, Some(gateway), "none given keeps the old one");
+}
+
+#[test]
+fn what_is_unknown_or_going_away_is_refused() {
+    assert_eq!(step(&mut machine(), stop(1)), "reply(no such replica on this node)");
+    let mut deleting = after([running(), vec![Event::Delete { generation: None }]].concat());
+    assert_eq!(step(&mut deleting, start(9)), "reply(the replica is being deleted)");
+    assert_eq!(step(&mut deleting, Event::Delete { generation: None }), "reply(ok)");
+    let mut halting = after([running(), vec![Event::Halt { leave: false }]].concat());
+    assert_eq!(step(&mut halting, start(9)), "reply(the agent is stopping)");
+}
+
+#[test]
+fn the_agents_own_stop_ends_processes_without_blaming_them() {
+    let mut machine = after(running());
+    assert_eq!(
+        step(&mut machine, Event::Halt { leave: false }),
+        "persist(stopping), route(false), signal(7 Term), timer(10s), report"
+    );
+    assert_eq!(machine.view().map(|view| view.status), Some(Status::Stopping));
+    assert_eq!(step(&mut machine, exited(1, 143)), "persist(), cancel_timer, done");
+    let mut next = machine.state().clone();
+    next.phase = Phase::Preparing;
+    let (next, effects) =
+        Machine::load(Policy::default(), next, spec("m"), Found::Gone(Ended::default()), NOW);
+    assert_eq!(names(&effects).join(", "), "persist(), route(false), prepare(2), report");
+    assert_eq!(next.state().restarts, 0);
+    assert_eq!(step(&mut after(running()), Event::Halt { leave: true }), "done");
+    assert_eq!(step(&mut after([start(5)]), Event::Halt { leave: false }), "persist(), done");
+}
+
+#[test]
+fn what_runs_is_kept_by_the_next_agent() {
+    let load = |events: Vec<Event>, found| {
+        let state = after(events).state().clone();
+        let (machine, effects) = Machine::load(Policy::default(), state, spec("m"), found, NOW);
+        (names(&effects).join(", "), machine.view().map(|view| view.status))
+    };
+    let alive = || Found::Alive(process(7));
+    let gone = || Found::Gone(Ended::default());
+    for (events, found, effects, status) in [
+        (running(), alive(), "persist(running), route(false), watch(1), route(true), report", Status::Running),
+        (starting(), alive(), "persist(started), route(false), watch(1), probe(1), timer(900s), report", Status::Starting),
+        (running(), gone(), "persist(exited), route(false), timer(10s), report", Status::Starting),
+        (starting(), gone(), "persist(failed), stop_probe, cancel_timer, route(false), report", Status::Failed),
+        (running(), Found::Rebooted, "persist(), route(false), prepare(2), report", Status::Preparing),
+        (
+            vec![start(5), Event::Prepared { attempt: 1, port: 1 }],
+            alive(),
+            "persist(started), route(false), watch(1), probe(1), timer(900s), report",
+            Status::Starting,
+        ),
+        ([running(), vec![stop(5)]].concat(), gone(), "persist(stopped), cancel_timer, route(false), report", Status::Stopped),
+        ([running(), vec![stop(5), exited(1, 0)]].concat(), gone(), "route(false)", Status::Stopped),
+    ] {
+        let label = format!("{events:?} {found:?}");
+        let (got, got_status) = load(events, found);
+        assert_eq!(got, effects, "{label}");
+        assert_eq!(got_status, Some(status), "{label}");
+    }
+}

@@ -1,0 +1,87 @@
+//! What is told of a replica.
+
+use nebula_core::ids::Generation;
+
+use super::{Desired, Machine, Phase};
+use crate::replica::spec::ProcessRef;
+
+/// A replica's state as nebulad and people see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Status {
+    Preparing,
+    Starting,
+    Running,
+    Stopping,
+    Stopped,
+    Failed,
+}
+
+impl Status {
+    /// All of them.
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Preparing, Self::Starting, Self::Running, Self::Stopping, Self::Stopped, Self::Failed];
+
+    /// The name on the wire.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Preparing => "preparing",
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Stopping => "stopping",
+            Self::Stopped => "stopped",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// What is told of a replica.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct View {
+    pub(crate) status: Status,
+    pub(crate) generation: Generation,
+    pub(crate) port: u16,
+    pub(crate) process: Option<ProcessRef>,
+    pub(crate) attempt: u32,
+    pub(crate) restarts: u32,
+    /// Why it failed, or what it waits for; empty when all is well.
+    pub(crate) message: String,
+    pub(crate) exit_code: i32,
+}
+
+impl Machine {
+    /// What is told now. None before the replica exists and after it is gone.
+    pub(crate) fn view(&self) -> Option<View> {
+        let state = &self.state;
+        let (status, message, exit_code) = match &state.phase {
+            Phase::New | Phase::Removed => return None,
+            Phase::Preparing | Phase::Spawning { .. } if state.last_end.is_empty() => {
+                (Status::Preparing, String::new(), 0)
+            }
+            Phase::Preparing | Phase::Spawning { .. } | Phase::Starting { .. } => {
+                (Status::Starting, state.last_end.clone(), 0)
+            }
+            Phase::Running { .. } => (Status::Running, String::new(), 0),
+            Phase::BackingOff => {
+                let wait = nebula_core::duration::human(self.backoff());
+                (Status::Starting, format!("starts again {wait} after its end: {}", state.last_end), 0)
+            }
+            Phase::Killing { failure: Some(failure), .. } => {
+                (Status::Stopping, failure.message.clone(), failure.exit_code)
+            }
+            Phase::Killing { failure: None, .. } => match state.desired {
+                Desired::Running if !self.halting => {
+                    (Status::Starting, "the one before is told to end".to_owned(), 0)
+                }
+                Desired::Running | Desired::Stopped | Desired::Deleted => (Status::Stopping, String::new(), 0),
+            },
+            Phase::Stopped => (Status::Stopped, String::new(), 0),
+            Phase::Halted => (Status::Stopping, "the agent is stopping".to_owned(), 0),
+            Phase::Failed(failure) => {
+                (Status::Failed, format!("{}: {}", failure.reason, failure.message), failure.exit_code)
+            }
+        };
+        let (generation, port, process) = (state.generation, state.port, state.phase.process());
+        let (attempt, restarts) = (state.attempt, state.restarts);
+        Some(View { status, generation, port, process, attempt, restarts, message, exit_code })
+    }
+}

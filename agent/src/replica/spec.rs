@@ -1,0 +1,117 @@
+//! What a replica is: what to run, who may call it, and which process it is.
+
+use std::collections::BTreeMap;
+
+use nebula_core::runtime::RuntimeKind;
+use nebula_core::source::ModelSource;
+use nebula_core::token::TokenHash;
+
+/// What to run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Spec {
+    /// The engine.
+    pub(crate) runtime: RuntimeKind,
+    /// The model as the user named it.
+    pub(crate) model: String,
+    /// Where its weights come from; none: the runtime finds it by its name.
+    pub(crate) source: Option<ModelSource>,
+    /// The name under which the runtime serves it.
+    pub(crate) served_name: String,
+    /// Replaces the runtime's own command line.
+    pub(crate) command: Vec<String>,
+    /// Follows the command line.
+    pub(crate) args: Vec<String>,
+    /// Added to the environment.
+    pub(crate) env: BTreeMap<String, String>,
+    /// Indices of the GPUs it may use; empty: nothing is said to the runtime.
+    pub(crate) gpu_devices: Vec<u32>,
+}
+
+/// Who may call a replica through the auth proxy. With no token and not public: nobody.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Access {
+    /// No token is needed.
+    pub(crate) public: bool,
+    /// Hashes of the deployment tokens that are valid.
+    pub(crate) tokens: Vec<TokenHash>,
+    /// Hash of what nebulad's gateway shows.
+    pub(crate) gateway: Option<TokenHash>,
+}
+
+impl Access {
+    /// Whether someone who shows `token` may call.
+    pub(crate) fn admits(&self, token: Option<&str>) -> bool {
+        if self.public {
+            return true;
+        }
+        let Some(token) = token else { return false };
+        let shown = TokenHash::of(token);
+        self.tokens.iter().chain(&self.gateway).fold(false, |found, known| found | known.same(&shown))
+    }
+}
+
+/// One process of this machine, told apart from a later one with the same number by when it started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ProcessRef {
+    /// Its number, which is also that of its process group.
+    pub(crate) pid: u32,
+    /// When it started, in clock ticks since the machine booted.
+    pub(crate) started: u64,
+    /// Which boot of the machine.
+    pub(crate) boot: [u8; 16],
+}
+
+/// How a process ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Ended {
+    /// Its exit code, if it exited by itself and somebody saw it.
+    pub(crate) code: Option<i32>,
+    /// The signal that killed it.
+    pub(crate) signal: Option<i32>,
+    /// The last lines that it wrote.
+    pub(crate) output: String,
+}
+
+impl Ended {
+    /// What happened, as a phrase after "the runtime".
+    pub(crate) fn phrase(&self) -> String {
+        match (self.code, self.signal) {
+            (Some(code), _) => format!("exited with code {code}"),
+            (None, Some(signal)) => format!("was killed by signal {signal}"),
+            (None, None) => "ended while the agent was not watching".to_owned(),
+        }
+    }
+
+    /// The exit code as shells count it; -1 when nobody knows.
+    pub(crate) fn exit_code(&self) -> i32 {
+        self.code.or(self.signal.map(|signal| 128 + signal)).unwrap_or(-1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn access_fails_closed() {
+        let closed = Access::default();
+        assert!(!closed.admits(None));
+        assert!(!closed.admits(Some("")));
+        assert!(!closed.admits(Some("nbtok_x")));
+    }
+
+    #[test]
+    fn access_takes_any_valid_token_and_no_other() {
+        let access = Access {
+            public: false,
+            tokens: vec![TokenHash::of("one"), TokenHash::of("two")],
+            gateway: Some(TokenHash::of("three")),
+        };
+        for token in ["one", "two", "three"] {
+            assert!(access.admits(Some(token)), "{token}");
+        }
+        assert!(!access.admits(Some("four")));
+        assert!(!access.admits(None));
+        assert!(Access { public: true, ..Access::default() }.admits(None));
+    }
+}

@@ -1,0 +1,407 @@
+//! The task of one replica: takes events, lets the machine decide, and does what it says, in that order.
+
+use std::collections::VecDeque;
+use std::ops::ControlFlow;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nebula_core::ids::{DeploymentId, Generation, ReplicaId};
+use tokio::process::Child;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::AbortHandle;
+use tokio::time::Sleep;
+
+use super::machine::{Effect, Entry, Event, Machine, Phase, Refusal, Signal};
+use super::manager::Inner;
+use super::spec::{ProcessRef, Spec};
+use super::{health, look};
+use crate::driver::logs::Logs;
+use crate::driver::process::{self, Watched};
+use crate::proxy::table::Route;
+use crate::runtimes;
+use crate::store::{self, StoreError};
+
+/// Events of the task's own helpers that may wait.
+pub(super) const OWN_EVENTS: usize = 16;
+/// Waits before the state is read again after the store refused; doubles up to the second.
+const RELOAD_FIRST: Duration = Duration::from_secs(1);
+const RELOAD_MAX: Duration = Duration::from_secs(30);
+/// Tries when the store's queue is full, and the wait between them.
+const OVERLOAD_TRIES: u32 = 20;
+const OVERLOAD_WAIT: Duration = Duration::from_millis(50);
+
+/// A command for the task.
+pub(crate) struct Ask {
+    pub(crate) event: Event,
+    /// Answered when the outcome is durable.
+    pub(crate) reply: Option<oneshot::Sender<Result<(), Refused>>>,
+}
+
+/// Why a command was not carried out.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refused {
+    /// The machine says so, and would again.
+    #[error(transparent)]
+    Machine(#[from] Refusal),
+    /// The request itself is wrong.
+    #[error("{0}")]
+    Invalid(String),
+    /// There is no room: no port, too many replicas.
+    #[error("{0}")]
+    Exhausted(String),
+    /// It may work later.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+/// What others see of a replica.
+#[derive(Clone, Debug)]
+pub(crate) struct Snapshot {
+    pub(crate) deployment: DeploymentId,
+    pub(crate) replica: ReplicaId,
+    pub(crate) spec: Arc<Spec>,
+    pub(crate) view: super::machine::View,
+}
+
+/// The task of one replica.
+pub(super) struct Task {
+    pub(super) shared: Arc<Inner>,
+    pub(super) machine: Machine,
+    pub(super) logs: Arc<Logs>,
+    pub(super) asks: mpsc::Receiver<Ask>,
+    pub(super) seen: watch::Sender<Option<Arc<Snapshot>>>,
+    /// Events of watchers, probes and preparations.
+    pub(super) own: (mpsc::Sender<Event>, mpsc::Receiver<Event>),
+    pub(super) timer: Option<(u64, Pin<Box<Sleep>>)>,
+    pub(super) probe: Option<AbortHandle>,
+    /// A child between its making and its watch.
+    pub(super) child: Option<Child>,
+    /// The store knows nothing of it.
+    pub(super) unknown: bool,
+}
+
+/// Who waits for an answer.
+type Reply = Option<oneshot::Sender<Result<(), Refused>>>;
+
+/// Why a step ended before its last effect.
+enum Stop {
+    /// The machine is done.
+    Done,
+    /// The store did not take the state: what is in memory counts no more.
+    Reload,
+}
+
+impl Task {
+    /// Carries out `first`, says so, and then does whatever comes, until the machine is done.
+    pub(super) async fn run(mut self, first: Vec<Effect>, begun: oneshot::Sender<()>) {
+        let mut flow = self.carry_out(first, &mut None).await;
+        // Only who takes up replicas at the start waits for it.
+        let _ = begun.send(());
+        loop {
+            flow = match flow {
+                ControlFlow::Break(Stop::Done) => break,
+                ControlFlow::Break(Stop::Reload) => match self.reload().await {
+                    Some(effects) => self.carry_out(effects, &mut None).await,
+                    None => break,
+                },
+                ControlFlow::Continue(()) => {
+                    let (event, mut reply) = self.next().await;
+                    self.take(event, &mut reply).await
+                }
+            };
+        }
+        self.abort_probe();
+        self.asks.close();
+        let state = self.machine.state();
+        if self.unknown || matches!(state.phase, Phase::New | Phase::Removed) {
+            self.shared.ports.release(state.replica);
+            self.shared.routes.remove(state.deployment, state.replica);
+            self.seen.send_replace(None);
+            self.shared.forget(state.replica);
+        }
+    }
+
+    async fn next(&mut self) -> (Event, Reply) {
+        let timer = async {
+            match &mut self.timer {
+                Some((fence, sleep)) => {
+                    sleep.await;
+                    *fence
+                }
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            Some(event) = self.own.1.recv() => (event, None),
+            ask = self.asks.recv() => match ask {
+                Some(Ask { event, reply }) => (event, reply),
+                // All handles are gone: the agent is going down without having asked.
+                None => (Event::Halt { leave: true }, None),
+            },
+            fence = timer => {
+                self.timer = None;
+                (Event::Timer { fence }, None)
+            }
+        }
+    }
+
+    async fn take(&mut self, event: Event, reply: &mut Reply) -> ControlFlow<Stop> {
+        let effects = self.step(event);
+        self.carry_out(effects, reply).await
+    }
+
+    fn step(&mut self, event: Event) -> Vec<Effect> {
+        let from = self.machine.state().phase.as_str();
+        let effects = self.machine.step(event, self.shared.clock.now());
+        let state = self.machine.state();
+        if from != state.phase.as_str() {
+            let error = match &state.phase {
+                Phase::Failed(failure) => failure.message.as_str(),
+                _ => "",
+            };
+            tracing::info!(
+                deployment_id = %state.deployment, replica_id = %state.replica, generation = %state.generation,
+                runtime = %self.machine.spec().runtime, from, to = state.phase.as_str(), error,
+                "replica changed"
+            );
+        }
+        effects
+    }
+
+    /// Does what the machine said, and what it says to what comes of that at once.
+    async fn carry_out(&mut self, effects: Vec<Effect>, reply: &mut Reply) -> ControlFlow<Stop> {
+        let mut waiting = VecDeque::from(effects);
+        while let Some(effect) = waiting.pop_front() {
+            if let Some(event) = self.perform(effect, reply).await? {
+                waiting.extend(self.step(event));
+            }
+        }
+        self.publish();
+        ControlFlow::Continue(())
+    }
+
+    async fn perform(&mut self, effect: Effect, reply: &mut Reply) -> ControlFlow<Stop, Option<Event>> {
+        let replica = self.machine.state().replica;
+        match effect {
+            Effect::Persist(journal) => self.durably(self.persist(journal).await, reply)?,
+            Effect::Remove(generation) => self.durably(self.remove(generation).await, reply)?,
+            Effect::Reply(answer) => {
+                if let Some(reply) = reply.take() {
+                    // Whoever asked may have stopped waiting.
+                    let _ = reply.send(answer.map_err(Refused::Machine));
+                }
+                if self.machine.state().phase == Phase::New {
+                    return ControlFlow::Break(Stop::Done);
+                }
+            }
+            Effect::Route { ready } => self.shared.routes.set(self.route(ready)),
+            Effect::Prepare { attempt } => self.prepare(attempt),
+            Effect::Spawn { attempt } => return ControlFlow::Continue(Some(self.spawn(attempt).await)),
+            Effect::Watch { attempt, process } => self.watch(attempt, process),
+            Effect::Probe { attempt } => self.probe(attempt),
+            Effect::StopProbe => self.abort_probe(),
+            Effect::Signal { process, signal } => {
+                tracing::info!(
+                    replica_id = %replica, pid = process.pid, hard = signal == Signal::Kill,
+                    "runtime told to end"
+                );
+                process::signal(process, signal);
+            }
+            Effect::SetTimer { fence, after } => {
+                self.timer = Some((fence, Box::pin(tokio::time::sleep(after))));
+            }
+            Effect::CancelTimer => self.timer = None,
+            Effect::Report => {
+                self.publish();
+                self.shared.changed.notify_one();
+            }
+            Effect::Done => return ControlFlow::Break(Stop::Done),
+        }
+        ControlFlow::Continue(None)
+    }
+
+    /// What follows from a write: the view is published, or the state in memory is given up.
+    fn durably(&mut self, written: Result<(), StoreError>, reply: &mut Reply) -> ControlFlow<Stop> {
+        let Err(error) = written else {
+            self.publish();
+            return ControlFlow::Continue(());
+        };
+        let state = self.machine.state();
+        tracing::error!(replica_id = %state.replica, %error, "state of a replica not stored");
+        if let Some(reply) = reply.take() {
+            let _ = reply.send(Err(Refused::Unavailable(format!("the agent's store did not take it: {error}"))));
+        }
+        self.shared.store_refused(&error);
+        ControlFlow::Break(Stop::Reload)
+    }
+
+    async fn persist(&self, journal: Vec<Entry>) -> Result<(), StoreError> {
+        let state = self.machine.state();
+        let shared = &self.shared;
+        let batch = store::replicas::put(nebula_store::Batch::new(), self.machine.spec(), state)?;
+        let batch = shared.journal.append(batch, state.deployment, journal, shared.clock.wall())?;
+        self.commit(batch).await
+    }
+
+    /// Files first: when the agent dies in between, the record still says what is to be done.
+    async fn remove(&self, generation: Generation) -> Result<(), StoreError> {
+        let (state, shared) = (self.machine.state(), &self.shared);
+        let (replica, deployment) = (state.replica, state.deployment);
+        let dir = shared.dir_of(replica);
+        let removed = tokio::task::spawn_blocking(move || {
+            process::sweep(replica);
+            std::fs::remove_dir_all(dir)
+        });
+        if let Ok(Err(error)) = removed.await {
+            if error.kind() != std::io::ErrorKind::NotFound {
+                tracing::warn!(replica_id = %replica, %error, "files of a deleted replica stay");
+            }
+        }
+        let mut batch = store::replicas::delete(nebula_store::Batch::new(), replica);
+        batch = shared.fences.add(batch, replica, generation)?;
+        if !shared.routes.table().has_other(deployment, replica) {
+            batch = shared.journal.forget(batch, deployment);
+        }
+        self.commit(batch).await?;
+        shared.ports.release(replica);
+        shared.routes.remove(deployment, replica);
+        Ok(())
+    }
+
+    async fn commit(&self, batch: nebula_store::Batch) -> Result<(), StoreError> {
+        let mut tries = 0;
+        loop {
+            match self.shared.store.commit(batch.clone()).await {
+                Err(nebula_store::CommitError::Overloaded) if tries < OVERLOAD_TRIES => {
+                    tries += 1;
+                    tokio::time::sleep(OVERLOAD_WAIT).await;
+                }
+                other => return Ok(other?),
+            }
+        }
+    }
+
+    /// Reads the state again after a write of which nobody knows whether it happened. None: there is nothing.
+    async fn reload(&mut self) -> Option<Vec<Effect>> {
+        self.abort_probe();
+        self.timer = None;
+        let replica = self.machine.state().replica;
+        let mut wait = RELOAD_FIRST;
+        loop {
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(RELOAD_MAX);
+            match store::replicas::one(&self.shared.store, replica).await {
+                Ok(None) => {
+                    self.unknown = true;
+                    return None;
+                }
+                Ok(Some((spec, state))) => {
+                    let found = look::look(&state, &self.logs).await;
+                    let now = self.shared.clock.now();
+                    let (machine, effects) = Machine::load(self.shared.policy, state, Arc::new(spec), found, now);
+                    self.machine = machine;
+                    return Some(effects);
+                }
+                Err(StoreError::Read(nebula_store::ReadError::Closed)) => return None,
+                Err(error) => tracing::warn!(replica_id = %replica, %error, "state of a replica not read"),
+            }
+        }
+    }
+
+    fn route(&self, ready: bool) -> Route {
+        let state = self.machine.state();
+        Route {
+            deployment: state.deployment,
+            replica: state.replica,
+            name: self.machine.spec().served_name.clone(),
+            access: state.access.clone(),
+            port: state.port,
+            ready,
+        }
+    }
+
+    pub(super) fn publish(&self) {
+        let state = self.machine.state();
+        let (deployment, replica) = (state.deployment, state.replica);
+        let spec = Arc::clone(self.machine.spec());
+        let snapshot = self.machine.view().map(|view| Arc::new(Snapshot { deployment, replica, spec, view }));
+        self.seen.send_replace(snapshot);
+    }
+
+    /// Sends an event of a helper to the task. A helper of a task that has ended talks to nobody.
+    fn tell(&self, event: impl Future<Output = Event> + Send + 'static) -> AbortHandle {
+        let own = self.own.0.clone();
+        let helper = tokio::spawn(async move {
+            let _ = own.send(event.await).await;
+        });
+        helper.abort_handle()
+    }
+
+    fn prepare(&self, attempt: u32) {
+        let (spec, shared) = (Arc::clone(self.machine.spec()), Arc::clone(&self.shared));
+        let (replica, wanted) = (self.machine.state().replica, self.machine.state().port);
+        self.tell(async move {
+            let looking = tokio::task::spawn_blocking(move || {
+                let port = shared.ports.claim(replica, wanted).map_err(|error| error.to_string())?;
+                runtimes::plan(&spec, port, &shared.tools).map_err(|error| error.to_string())?;
+                Ok(port)
+            });
+            match looking.await.unwrap_or_else(|_| Err("the agent failed while it looked".to_owned())) {
+                Ok(port) => Event::Prepared { attempt, port },
+                Err(message) => Event::PrepareFailed { attempt, message },
+            }
+        });
+    }
+
+    async fn spawn(&mut self, attempt: u32) -> Event {
+        let (spec, port) = (Arc::clone(self.machine.spec()), self.machine.state().port);
+        let (replica, shared, logs) =
+            (self.machine.state().replica, Arc::clone(&self.shared), Arc::clone(&self.logs));
+        // The runtime's handle is needed inside for the child's own readiness.
+        let runtime = tokio::runtime::Handle::current();
+        let making = tokio::task::spawn_blocking(move || {
+            let _inside = runtime.enter();
+            let plan = runtimes::plan(&spec, port, &shared.tools).map_err(|error| error.to_string())?;
+            let (_, output) = logs.begin(attempt).map_err(|error| format!("its log cannot be made: {error}"))?;
+            let cwd = shared.work_dir_of(replica);
+            crate::driver::logs::make_dir(&cwd)
+                .map_err(|error| format!("its directory {} cannot be made: {error}", cwd.display()))?;
+            process::spawn(&plan, replica, attempt, &cwd, output)
+                .map_err(|error| format!("the program {} cannot be run: {error}", plan.program.display()))
+        });
+        match making.await.unwrap_or_else(|_| Err("the agent failed while it made the process".to_owned())) {
+            Ok((child, process)) => {
+                self.child = Some(child);
+                Event::Spawned { attempt, process }
+            }
+            Err(message) => Event::SpawnFailed { attempt, message },
+        }
+    }
+
+    fn watch(&mut self, attempt: u32, process: ProcessRef) {
+        let ours = self.child.take().filter(|child| child.id() == Some(process.pid));
+        let watched = ours.map_or(Watched::Adopted(process), Watched::Child);
+        let (replica, log) = (self.machine.state().replica, self.logs.of(attempt));
+        self.tell(async move {
+            let ended = process::watch(watched, replica, log).await;
+            Event::Exited { attempt, ended }
+        });
+    }
+
+    fn probe(&mut self, attempt: u32) {
+        self.abort_probe();
+        let health = runtimes::health(self.machine.spec().runtime);
+        let port = self.machine.state().port;
+        self.probe = Some(self.tell(async move {
+            health::until_ready(port, health).await;
+            Event::Healthy { attempt }
+        }));
+    }
+
+    fn abort_probe(&mut self) {
+        if let Some(probe) = self.probe.take() {
+            probe.abort();
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Agents come and go, runtimes stay, or end when that is meant.
+
+use rustix::process::Signal;
+
+use crate::nebulad::Nebulad;
+use crate::node::{Home, Node, processes_of, signal, sim, until};
+use crate::web;
+
+#[tokio::test]
+async fn a_runtime_outlives_a_crash_of_the_agent_and_is_taken_up() {
+    let (home, nebulad) = (Home::new(), Nebulad::start().await);
+    let mut node = Node::start(&home, nebulad.addr, &[]).await;
+    let start = sim("demo");
+    node.api.start_runtime(start.clone()).await.expect("accepted");
+    let before = node.until(&start.deployment_id, "running").await;
+    node.crash().await;
+    assert_eq!(processes_of(&start.replica_id).len(), 1);
+
+    let node = Node::start(&home, nebulad.addr, &[]).await;
+    let after = node.until(&start.deployment_id, "running").await;
+    assert_eq!((&after.container_id, after.port, after.restarts), (&before.container_id, before.port, 0));
+    assert_eq!(processes_of(&start.replica_id).len(), 1);
+    assert_eq!(web::chat(node.proxy, "demo", &[], false).await.status, 200);
+
+    // Its end is noticed though it is nobody's child any more.
+    signal(after.container_id.parse().expect("a number"), Signal::KILL);
+    let waiting = node.until(&start.deployment_id, "starting").await;
+    assert!(waiting.error_message.starts_with("starts again 10.0 s after its end"), "{waiting:?}");
+    assert_eq!(web::chat(node.proxy, "demo", &[], false).await.status, 503);
+}
+
+#[tokio::test]
+async fn what_ended_while_no_agent_watched_is_handled_as_ended() {
+    let (home, nebulad) = (Home::new(), Nebulad::start().await);
+    let mut node = Node::start(&home, nebulad.addr, &[]).await;
+    let start = sim("demo");
+    node.api.start_runtime(start.clone()).await.expect("accepted");
+    let pid = node.until(&start.deployment_id, "running").await.container_id.parse().expect("a number");
+    node.crash().await;
+    signal(pid, Signal::KILL);
+    until("it is gone", async || processes_of(&start.replica_id).is_empty().then_some(())).await;
+    let node = Node::start(&home, nebulad.addr, &[]).await;
+    let found = node.until(&start.deployment_id, "starting").await;
+    assert!(found.error_message.contains("ended while the agent was not watching"), "{found:?}");
+}
+
+#[tokio::test]
+async fn an_agents_own_stop_ends_runtimes_and_the_next_one_starts_them() {
+    let (home, nebulad) = (Home::new(), Nebulad::start().await);
+    let mut node = Node::start(&home, nebulad.addr, &[]).await;
+    let start = sim("demo");
+    node.api.start_runtime(start.clone()).await.expect("accepted");
+    let before = node.until(&start.deployment_id, "running").await;
+    assert!(node.stop().await.success());
+    assert!(processes_of(&start.replica_id).is_empty());
+    nebulad.hears("stopping", |book| book.status(&start.deployment_id) == Some("stopping")).await;
+    let node = Node::start(&home, nebulad.addr, &[]).await;
+    let after = node.until(&start.deployment_id, "running").await;
+    assert_ne!(after.container_id, before.container_id);
+    assert_eq!((after.port, after.restarts), (before.port, 0));
+    assert!(node.stop().await.success());
+}
+
+#[tokio::test]
+async fn runtimes_are_left_when_that_is_wanted() {
+    let (home, nebulad) = (Home::new(), Nebulad::start().await);
+    let mut node = Node::start(&home, nebulad.addr, &["--leave-runtimes"]).await;
+    let start = sim("demo");
+    node.api.start_runtime(start.clone()).await.expect("accepted");
+    let before = node.until(&start.deployment_id, "running").await;
+    assert!(node.stop().await.success());
+    assert_eq!(processes_of(&start.replica_id).len(), 1);
+    let node = Node::start(&home, nebulad.addr, &[]).await;
+    let after = node.until(&start.deployment_id, "running").await;
+    assert_eq!(after.container_id, before.container_id);
+    assert!(node.stop().await.success());
+    assert!(processes_of(&start.replica_id).is_empty());
+}
+
+#[tokio::test]
+async fn what_no_record_speaks_of_is_removed() {
+    let (home, nebulad) = (Home::new(), Nebulad::start().await);
+    let mut node = Node::start(&home, nebulad.addr, &[]).await;
+    let start = sim("demo");
+    node.api.start_runtime(start.clone()).await.expect("accepted");
+    node.until(&start.deployment_id, "running").await;
+    node.crash().await;
+    std::fs::remove_dir_all(home.data().join("db")).expect("the store is lost");
+    let node = Node::start(&home, nebulad.addr, &[]).await;
+    assert!(processes_of(&start.replica_id).is_empty());
+    assert!(node.deployment(&start.deployment_id).await.is_none());
+}

@@ -1,0 +1,74 @@
+//! What a deployment lets the gateway route to it.
+
+use nebula_core::address::HostPort;
+use nebula_core::clock::WallTime;
+use nebula_core::ids::{DeploymentId, Generation, NodeId, ReplicaId};
+use nebula_core::runtime::RuntimeKind;
+use nebula_core::token::{Secret, TokenHash};
+
+use crate::domain::deployment::{Deployment, Desired, Phase};
+
+/// A deployment as the router needs it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteSpec {
+    /// The deployment.
+    pub deployment_id: DeploymentId,
+    /// The public model name.
+    pub name: String,
+    /// The engine.
+    pub runtime: RuntimeKind,
+    /// Callers need no credential.
+    pub public: bool,
+    /// What the deployment token hashes to.
+    pub token: TokenHash,
+    /// What the gateway shows to the agents' proxies.
+    pub gateway_token: Secret,
+    /// When the deployment was created.
+    pub created_at: WallTime,
+    /// The replicas that answer.
+    pub endpoints: Vec<EndpointSpec>,
+}
+
+/// A replica that answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointSpec {
+    /// The replica.
+    pub replica_id: ReplicaId,
+    /// Which version of it runs there.
+    pub generation: Generation,
+    /// Its node.
+    pub node_id: NodeId,
+    /// The auth proxy of its node's agent.
+    pub address: HostPort,
+}
+
+impl RouteSpec {
+    /// The route of a deployment as it is now. A deployment that is not to run has no endpoints.
+    #[must_use]
+    pub fn of(dep: &Deployment) -> Self {
+        let serving = dep
+            .replicas
+            .iter()
+            .filter(|r| dep.desired == Desired::Running && !r.leaving && r.phase == Phase::Running);
+        Self {
+            deployment_id: dep.id,
+            name: dep.name.clone(),
+            runtime: dep.spec.runtime,
+            public: dep.spec.public,
+            token: dep.token,
+            gateway_token: dep.gateway_token.clone(),
+            created_at: dep.created_at,
+            endpoints: serving
+                .filter_map(|replica| {
+                    let place = replica.placement.as_ref()?;
+                    Some(EndpointSpec {
+                        replica_id: replica.id,
+                        generation: replica.generation,
+                        node_id: place.node_id.clone(),
+                        address: place.proxy.clone(),
+                    })
+                })
+                .collect(),
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! The router: publishes the table by which the gateway routes.
+//!
+//! * Owns: the routes of all deployments.
+//! * Persists: nothing; a route follows from its deployment's record.
+//! * Talks to: routes (hands them their endpoints).
+//! * Timers: one, which gathers publications that come together into one table.
+//! * On crash: makes the routes from the deployments' records; the published table stays until then.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Actor, AsyncContext, Context, Handler, Message};
+use nebula_core::ids::DeploymentId;
+use serde::Serialize;
+
+use self::machine::Machine;
+use super::deployment::News;
+use super::deployment::route::RouteSpec;
+use super::supervisor::{Birth, ChildSpec, DeathWatch, Restart};
+use super::system::{System, start_child_later, store_error};
+use super::tree::Cell;
+use crate::domain::error::Error;
+use crate::domain::route::Route;
+
+pub mod machine;
+
+/// Where the router is in the tree.
+pub const PATH: &str = "/router";
+
+/// Publications within this time become one table.
+const GATHER: Duration = Duration::from_millis(2);
+
+/// What the router publishes of itself.
+#[derive(Debug, Serialize)]
+struct RouterStatus {
+    routes: usize,
+    endpoints: usize,
+    publications: u64,
+}
+
+/// The router's actor.
+pub struct Router {
+    machine: Machine,
+    system: System,
+    cell: Arc<Cell>,
+    gathering: bool,
+    publications: u64,
+    _watch: DeathWatch,
+}
+
+/// How the router is built.
+pub(crate) fn spec(system: System) -> ChildSpec {
+    ChildSpec::new("router", "router", Restart::Permanent, move |birth| {
+        let system = system.clone();
+        async move { Router::load(birth, system).await }
+    })
+}
+
+impl Router {
+    async fn load(birth: Birth, system: System) -> Result<(), Error> {
+        let mut specs = Vec::new();
+        for (id, _) in system.store.deployment_names().await.map_err(store_error)? {
+            let stored = system.store.deployment(id).await.map_err(store_error)?;
+            specs.extend(stored.iter().map(RouteSpec::of));
+        }
+        let machine = Machine::load(specs, &system.routes.load());
+        let router =
+            Self { machine, system, cell: birth.cell.clone(), gathering: false, publications: 0, _watch: birth.watch };
+        birth.cell.running(router.start());
+        Ok(())
+    }
+
+    fn publish(&mut self) {
+        let table = Arc::new(self.machine.table());
+        self.system.routes.store(table.clone());
+        self.publications += 1;
+        for route in table.iter() {
+            self.hand_over(route);
+        }
+        let (routes, endpoints) = self.machine.counts();
+        self.cell.publish(Arc::new(RouterStatus { routes, endpoints, publications: self.publications }));
+    }
+
+    /// Gives a route's actor its endpoints; starts it when it is not there yet.
+    fn hand_over(&self, route: &Route) {
+        let path = super::route::path(&route.name);
+        if self.system.tree.cell(&path).is_none() {
+            self.system.tree.plant(&path, "route");
+            let child = super::route::spec(self.system.clone(), route.name.clone());
+            start_child_later(self.system.supervisors.routes.clone(), child);
+        }
+        self.system.route.tell(&path, super::route::Endpoints(route.endpoints.clone()));
+    }
+
+    fn gather(&mut self, ctx: &mut Context<Self>) {
+        if !std::mem::replace(&mut self.gathering, true) {
+            ctx.run_later(GATHER, |router, _| {
+                router.gathering = false;
+                router.publish();
+            });
+        }
+    }
+}
+
+impl Actor for Router {
+    type Context = Context<Self>;
+
+    fn started(&mut self, _: &mut Context<Self>) {
+        self.publish();
+        // A deployment may have decided something between its record and this start.
+        for cell in self.system.tree.children(super::deployment::PARENT, None, usize::MAX) {
+            self.system.deployments.tell(cell.path(), News::PublishAgain);
+        }
+    }
+}
+
+/// From a deployment: its route as it is now. Repeating it is harmless.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Publish(pub RouteSpec);
+
+impl Handler<Publish> for Router {
+    type Result = ();
+
+    fn handle(&mut self, Publish(spec): Publish, ctx: &mut Context<Self>) {
+        self.cell.received();
+        if self.machine.publish(spec) {
+            self.gather(ctx);
+        }
+    }
+}
+
+/// From a deployment that is gone.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Withdraw(pub DeploymentId);
+
+impl Handler<Withdraw> for Router {
+    type Result = ();
+
+    fn handle(&mut self, Withdraw(id): Withdraw, _: &mut Context<Self>) {
+        self.cell.received();
+        let name = self.system.routes.load().get(&id.to_string()).map(|route| route.name.clone());
+        if self.machine.withdraw(id) {
+            self.publish();
+        }
+        if let Some(name) = name {
+            self.system.route.tell(&super::route::path(&name), super::route::Close);
+        }
+    }
+}
+
+/// From a route that has just started: it wants its endpoints.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct RouteUp(pub String);
+
+impl Handler<RouteUp> for Router {
+    type Result = ();
+
+    fn handle(&mut self, RouteUp(name): RouteUp, _: &mut Context<Self>) {
+        self.cell.received();
+        match self.system.routes.load().get(&name) {
+            Some(route) => self.hand_over(route),
+            None => self.system.route.tell(&super::route::path(&name), super::route::Close),
+        }
+    }
+}

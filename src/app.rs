@@ -1,0 +1,256 @@
+//! The composition root: the only place that knows every part. It starts them in order and stops them in the
+//! opposite one.
+
+use std::fs;
+use std::io::Write as _;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use actix_web::dev::ServerHandle;
+use arc_swap::ArcSwap;
+use nebula_core::clock::Clock;
+use nebula_core::exit::{Exit, Fatal};
+use nebula_core::telemetry::READY_TARGET;
+use nebula_core::token::{Secret, TokenKind};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::actors::handle::Handle;
+use crate::actors::registry::machine::Timing;
+use crate::actors::route::machine::Outcome as Seen;
+use crate::actors::route::{Ended, RouteActor};
+use crate::actors::system::{Parts, System};
+use crate::actors::tree::Tree;
+use crate::config::Config;
+use crate::domain::route::{GateState, RouteTable};
+use crate::grpc::agent_client::GrpcAgents;
+use crate::grpc::server::GrpcServer;
+use crate::http::api::Api;
+use crate::http::openai::{AllowOrigins, Gateway, Limits, Outcome, OutcomeKind, Outcomes};
+use crate::http::server;
+use crate::store::EmbeddedStore;
+
+/// Backlog of the listeners.
+const BACKLOG: i32 = 4_096;
+
+/// A running control plane.
+pub struct App {
+    /// For clients and operators.
+    pub http_addr: SocketAddr,
+    /// For agents.
+    pub grpc_addr: SocketAddr,
+    /// The operator's token.
+    pub admin_token: Secret,
+    /// The actor system.
+    pub system: System,
+    http: ServerHandle,
+    grpc: GrpcServer,
+    store: EmbeddedStore,
+}
+
+impl App {
+    /// Starts everything. When this resolves, requests are answered.
+    ///
+    /// # Errors
+    /// When the data directory cannot be used, a port is taken, or a core actor cannot be built.
+    pub async fn start(config: Config) -> Result<Self, Fatal> {
+        for warning in &config.warnings {
+            tracing::warn!(warning, "configuration");
+        }
+        let store = EmbeddedStore::open(&config.data_dir)?;
+        let admin_token = admin_token(&config)?;
+        let http_listener = listen(config.bind, config.http_port, "--http-port")?;
+        let grpc_listener = listen(config.bind, config.grpc_port, "--grpc-port")?;
+        let http_addr = crate::grpc::server::local_addr(&http_listener)?;
+        let grpc_addr = crate::grpc::server::local_addr(&grpc_listener)?;
+
+        let routes = Arc::new(ArcSwap::from_pointee(RouteTable::default()));
+        let system = System::start(Parts {
+            tree: Tree::new(Clock::start()),
+            store: Arc::new(store.clone()),
+            agents: Arc::new(GrpcAgents::default()),
+            routes: routes.clone(),
+            timing: Timing {
+                heartbeat_interval: config.heartbeat_interval,
+                heartbeat_timeout: config.heartbeat_timeout,
+                restart_grace: config.restart_grace,
+            },
+            gateway_domain: config.gateway_domain.clone(),
+        })
+        .await
+        .map_err(|error| Fatal::new(Exit::Disk, format!("cannot start from the data directory: {error}")))?;
+
+        let gateway = Gateway {
+            prefix: config.api_prefix.clone(),
+            routes: routes.clone(),
+            admin: admin_token.hash(),
+            limits: Limits {
+                max_body_bytes: config.max_body_bytes,
+                upstream_timeout: config.upstream_timeout,
+                upstream_idle_timeout: config.upstream_idle_timeout,
+            },
+            origins: AllowOrigins::new(config.cors_allow_origins.clone()),
+            outcomes: outcomes(routes, system.route.clone()),
+        };
+        let api = Api {
+            system: system.clone(),
+            admin: admin_token.hash(),
+            gateway_url: format!("http://{http_addr}{}", config.api_prefix),
+        };
+        let http = server::build(http_listener, gateway, api, config.shutdown_grace)?;
+        let handle = http.handle();
+        actix_rt::spawn(async move {
+            if let Err(error) = http.await {
+                tracing::error!(%error, "http server ended");
+            }
+        });
+        let grpc = GrpcServer::start(grpc_listener, &system.tree, config.heartbeat_interval)?;
+        tracing::info!(target: READY_TARGET, %grpc_addr, %http_addr, "nebulad is ready");
+        Ok(Self { http_addr, grpc_addr, admin_token, system, http: handle, grpc, store })
+    }
+
+    /// Takes no new requests, waits for those in flight (bounded by the shutdown grace), and closes the store.
+    pub async fn stop(self) {
+        server::stop(&self.http).await;
+        self.grpc.stop().await;
+        let store = self.store;
+        let _ = tokio::task::spawn_blocking(move || store.close()).await;
+    }
+
+    /// Resolves when the store has failed for good: nothing can be acknowledged any more.
+    pub async fn store_failed(&self) {
+        /// How often the store is looked at.
+        const LOOK: std::time::Duration = std::time::Duration::from_millis(500);
+        while !self.store.has_failed() {
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+}
+
+/// Serves until SIGTERM or SIGINT; a second signal ends the process at once.
+///
+/// # Errors
+/// As [`App::start`], or when the disk fails while serving.
+pub async fn run(config: Config) -> Result<(), Fatal> {
+    let mut signals = Signals::listen()?;
+    let app = App::start(config).await?;
+    let failed = tokio::select! {
+        () = signals.next() => None,
+        () = app.store_failed() => Some(
+            Fatal::new(Exit::Disk, "the disk failed: nothing more can be made durable")
+                .hint("look at the kernel's log and the disk's free space, then start nebulad again"),
+        ),
+    };
+    tracing::info!("stopping; requests in flight are waited for, a second signal ends at once");
+    tokio::select! {
+        () = app.stop() => {}
+        () = signals.next() => tracing::warn!("ended at once by a second signal"),
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+/// SIGTERM and SIGINT.
+pub struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    /// From now on the signals come here.
+    ///
+    /// # Errors
+    /// When the operating system refuses.
+    pub fn listen() -> Result<Self, Fatal> {
+        let of = |kind| signal(kind).map_err(|error| Fatal::new(Exit::Failed, format!("cannot take signals: {error}")));
+        Ok(Self { terminate: of(SignalKind::terminate())?, interrupt: of(SignalKind::interrupt())? })
+    }
+
+    /// Resolves at the next one.
+    pub async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+fn listen(bind: IpAddr, port: u16, flag: &str) -> Result<TcpListener, Fatal> {
+    let address = SocketAddr::new(bind, port);
+    let failed = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::AddrInUse => Fatal::new(Exit::PortTaken, format!("port {port} is taken ({address})"))
+            .hint(format!("stop what listens there, or choose another port with {flag}; 0 takes a free one")),
+        std::io::ErrorKind::PermissionDenied => {
+            Fatal::new(Exit::NotAllowed, format!("not allowed to listen on {address}"))
+                .hint(format!("ports below 1024 need privileges; choose another with {flag}"))
+        }
+        _ => Fatal::new(Exit::Config, format!("cannot listen on {address}: {error}"))
+            .hint("--bind takes an address of this machine"),
+    };
+    let socket = actix_listener(address).map_err(failed)?;
+    Ok(socket)
+}
+
+/// A listener with a long backlog that can take its port again right after a restart.
+fn actix_listener(address: SocketAddr) -> std::io::Result<TcpListener> {
+    use rustix::net::{self, AddressFamily, SocketType, sockopt};
+    let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
+    let socket = net::socket_with(family, SocketType::STREAM, net::SocketFlags::CLOEXEC, None)?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    net::bind(&socket, &address)?;
+    net::listen(&socket, BACKLOG)?;
+    Ok(TcpListener::from(socket))
+}
+
+/// The token that was given, else the one in the data directory, made at the first start.
+fn admin_token(config: &Config) -> Result<Secret, Fatal> {
+    if let Some(token) = &config.admin_token {
+        return Ok(token.clone());
+    }
+    let path = config.data_dir.join("admin.token");
+    let unusable = |error: std::io::Error| {
+        Fatal::new(Exit::DataDir, format!("cannot use {}: {error}", path.display()))
+            .hint("it holds the operator's token and must be readable and writable by nebulad alone")
+    };
+    match fs::read_to_string(&path) {
+        Ok(text) if !text.trim().is_empty() => Ok(Secret::from_text(text.trim())),
+        Ok(_) => write_token(&path).map_err(unusable)?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => write_token(&path).map_err(unusable)?,
+        Err(error) => Err(unusable(error)),
+    }
+}
+
+/// Makes the token's file whole or not at all.
+fn write_token(path: &Path) -> std::io::Result<Result<Secret, Fatal>> {
+    let token = match Secret::generate(TokenKind::Admin) {
+        Ok(token) => token,
+        Err(error) => return Ok(Err(Fatal::new(Exit::Failed, error.to_string()))),
+    };
+    let temporary = path.with_extension("token.tmp");
+    let mut file = fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&temporary)?;
+    writeln!(file, "{}", token.expose())?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    tracing::info!(path = %path.display(), "admin token made");
+    Ok(Ok(token))
+}
+
+/// Hands the gateway's observations to the routes' actors. Good news of a replica whose gate is open is no news.
+fn outcomes(routes: Arc<ArcSwap<RouteTable>>, actors: Handle<RouteActor>) -> Outcomes {
+    Outcomes::to(move |outcome: Outcome| {
+        let table = routes.load();
+        let Some(route) = table.by_id(outcome.route) else { return };
+        let seen = match outcome.kind {
+            OutcomeKind::Ok => {
+                let endpoint = route.endpoints.iter().find(|endpoint| endpoint.replica_id == outcome.replica);
+                if endpoint.is_none_or(|endpoint| endpoint.gate.state() == GateState::Open) {
+                    return;
+                }
+                Seen::Answered
+            }
+            OutcomeKind::ConnectFailed | OutcomeKind::Timeout | OutcomeKind::ServerError => Seen::Failed,
+            OutcomeKind::Saturated => Seen::Saturated,
+        };
+        actors.tell(&crate::actors::route::path(&route.name), Ended(outcome.replica, seen));
+    })
+}

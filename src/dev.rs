@@ -1,0 +1,310 @@
+//! `nebulad dev`: the control plane and one agent in this process, a model deployed, and a first answer through
+//! the gateway. Everything is the real thing; only the data directory is temporary unless one is given.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use nebula_agent::Running;
+use nebula_core::address::is_loopback_host;
+use nebula_core::clock::{Clock, Tick, wall_now};
+use nebula_core::duration::human;
+use nebula_core::exit::{Exit, Fatal};
+use nebula_core::ids::{DeploymentId, Generation};
+use nebula_core::runtime::RuntimeKind;
+use nebula_core::source::ModelSource;
+use nebula_core::token::{Secret, TokenKind};
+use tempfile::TempDir;
+
+use crate::actors::deployment::machine::Intent;
+use crate::app::{App, Signals};
+use crate::config::{Config, DevArgs, Flags};
+use crate::domain::deployment::{
+    CpuNeed, Deployment, DeploymentSpec, Desired, GpuNeed, LostAfter, Phase,
+};
+use crate::domain::error::{Error, ErrorClass};
+
+mod chat;
+
+/// The hidden first argument with which this executable becomes a simulated runtime.
+pub const SIM_RUNTIME: &str = "sim-runtime";
+
+/// The deployment's name.
+const NAME: &str = "demo";
+/// What is asked first.
+const PROMPT: &str = "Say hello in one short sentence.";
+/// How long the agent may take to join.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long the deployment may find no place on the only node.
+const PENDING_MAX: Duration = Duration::from_secs(10);
+/// How often the deployment is looked at.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Runs the simulated runtime of this executable.
+///
+/// # Errors
+/// What the runtime says.
+pub async fn sim_runtime() -> Result<(), Fatal> {
+    #[derive(clap::Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: nebula_sim::runtime::Args,
+    }
+    let cli = <Cli as clap::Parser>::parse_from(std::env::args().skip(1));
+    nebula_sim::runtime::run(cli.args).await
+}
+
+/// Runs dev mode until Ctrl-C, or until the first answer with `--once`.
+///
+/// # Errors
+/// Whatever goes wrong on the way to the first answer; everything that was started is stopped.
+pub async fn run(flags: Flags, args: DevArgs) -> Result<(), Fatal> {
+    let mut signals = Signals::listen()?;
+    let spec = spec(&args)?;
+    let (config, data) = config(flags)?;
+    let mut out = Progress::begin(&config, &data);
+    let app = App::start(config.clone()).await?;
+    out.done("control plane", &format!("http://{}  (agents: {})", app.http_addr, app.grpc_addr));
+    let agent = match start_agent(&app, &config).await {
+        Ok(agent) => agent,
+        Err(fatal) => {
+            app.stop().await;
+            return Err(fatal);
+        }
+    };
+    let served = tokio::select! {
+        served = serve(&app, &agent, &config, spec, &args, &mut out) => served,
+        () = signals.next() => {
+            println!();
+            Ok(())
+        }
+    };
+    let stop = async {
+        if let Err(fatal) = &served {
+            tracing::debug!(%fatal, "dev mode ends");
+        }
+        agent.stop().await;
+        app.stop().await;
+    };
+    tokio::select! {
+        () = stop => {}
+        () = signals.next() => {}
+    }
+    drop(data);
+    served
+}
+
+/// The data directory, removed at the end when it is our own.
+enum Data {
+    Temporary(TempDir),
+    Given,
+}
+
+fn config(flags: Flags) -> Result<(Config, Data), Fatal> {
+    if flags.bind != "localhost" && !is_loopback_host(&flags.bind) {
+        return Err(Fatal::new(Exit::Config, format!("dev mode listens on this machine only, not on {}", flags.bind))
+            .hint("to serve others, start nebulad and nebula-agent on their own"));
+    }
+    let mut config = Config::try_from(flags.clone())?;
+    if flags.data_dir.is_some() {
+        return Ok((config, Data::Given));
+    }
+    let made = tempfile::Builder::new().prefix("nebula-dev-").tempdir();
+    let dir = made.map_err(|error| {
+        Fatal::new(Exit::DataDir, format!("cannot make a temporary directory: {error}"))
+            .hint("choose a directory with --data-dir")
+    })?;
+    config.data_dir = dir.path().to_owned();
+    Ok((config, Data::Temporary(dir)))
+}
+
+fn spec(args: &DevArgs) -> Result<DeploymentSpec, Fatal> {
+    let usage = |error: String| Fatal::new(Exit::Usage, error);
+    let runtime = args.runtime.as_deref().map(str::parse::<RuntimeKind>).transpose();
+    let mut runtime = runtime.map_err(|error| usage(error.to_string()))?;
+    if args.model.is_none() && runtime.is_none() {
+        runtime = Some(RuntimeKind::Sim);
+    }
+    let model = args.model.clone().unwrap_or_else(|| NAME.to_owned());
+    let source = ModelSource::detect(&model, runtime).map_err(|error| usage(error.to_string()))?;
+    if let Some(ModelSource::File { path }) = &source
+        && !PathBuf::from(path).exists()
+    {
+        return Err(Fatal::new(Exit::Failed, format!("there is no model file {path}"))
+            .hint("fs:// takes an absolute path: fs:///models/tiny.gguf"));
+    }
+    let runtime = runtime.or_else(|| source.as_ref().map(ModelSource::natural_runtime)).ok_or_else(|| {
+        usage(format!("cannot tell the runtime of model \"{model}\"")).hint("name one with --runtime")
+    })?;
+    Ok(DeploymentSpec {
+        model,
+        runtime,
+        source,
+        image: None,
+        driver: None,
+        command: Vec::new(),
+        args: Vec::new(),
+        env: BTreeMap::new(),
+        node: None,
+        labels: BTreeMap::new(),
+        replicas: 1,
+        gpu: GpuNeed { count: runtime.default_gpu_count(), ..GpuNeed::default() },
+        cpu: CpuNeed::default(),
+        public: true,
+        lost_after: LostAfter::DEFAULT,
+    })
+}
+
+async fn start_agent(app: &App, config: &Config) -> Result<Running, Fatal> {
+    let executable = std::env::current_exe()
+        .map_err(|error| Fatal::new(Exit::Failed, format!("this program's own file is not known: {error}")))?;
+    let sim = vec![executable.to_string_lossy().into_owned(), SIM_RUNTIME.to_owned()];
+    let data_dir = config.data_dir.join("agent");
+    let words = [
+        ("--control-plane", format!("http://{}", app.grpc_addr)),
+        ("--data-dir", data_dir.to_string_lossy().into_owned()),
+        ("--bind", config.bind.to_string()),
+        ("--grpc-port", "0".to_owned()),
+        ("--proxy-port", "0".to_owned()),
+        ("--metrics-port", "0".to_owned()),
+        ("--driver", "process".to_owned()),
+    ];
+    let words: Vec<String> = words.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect();
+    nebula_agent::start(nebula_agent::Config::from_words(&words, sim)?).await
+}
+
+async fn serve(
+    app: &App,
+    agent: &Running,
+    config: &Config,
+    spec: DeploymentSpec,
+    args: &DevArgs,
+    out: &mut Progress,
+) -> Result<(), Fatal> {
+    out.starting("agent");
+    tokio::time::timeout(JOIN_TIMEOUT, agent.registered())
+        .await
+        .map_err(|_| Fatal::new(Exit::Failed, "the agent did not join in time"))?;
+    out.done("agent", &format!("joined; auth proxy on {}", agent.proxy_addr));
+    let what = format!("{} on runtime {}", spec.model, spec.runtime);
+    out.starting(&format!("model {NAME}"));
+    deploy(app, spec).await.map_err(|error| Fatal::new(Exit::Failed, error.message))?;
+    wait_until_running(app, out).await?;
+    out.done(&format!("model {NAME}"), &what);
+    println!("\n> {PROMPT}\n");
+    let first = chat::stream(app.http_addr, &config.api_prefix, NAME, PROMPT).await?;
+    let total = out.elapsed();
+    println!("\n\nfirst token after {}; all of it {} after the start", human(first), human(total));
+    if args.once {
+        return Ok(());
+    }
+    next_steps(app, config);
+    std::future::pending::<()>().await;
+    Ok(())
+}
+
+/// Creates the deployment, or makes the one of an earlier run what is wanted now.
+async fn deploy(app: &App, spec: DeploymentSpec) -> Result<(), Error> {
+    let no_token = |error: nebula_core::token::NoRandomness| Error::new(ErrorClass::Internal, error.to_string());
+    let now = wall_now();
+    let dep = Deployment {
+        id: DeploymentId::random(),
+        name: NAME.to_owned(),
+        spec: spec.clone(),
+        desired: Desired::Running,
+        generation: Generation::FIRST,
+        token: Secret::generate(TokenKind::Deployment).map_err(no_token)?.hash(),
+        gateway_token: Secret::generate(TokenKind::Gateway).map_err(no_token)?,
+        created_at: now,
+        updated_at: now,
+        replicas: Vec::new(),
+    };
+    match app.system.create(dep).await {
+        Err(error) if error.class == ErrorClass::Conflict => {
+            app.system.want(NAME, Intent::Change(Box::new(spec))).await?;
+            app.system.want(NAME, Intent::Start).await.map(drop)
+        }
+        created => created,
+    }
+}
+
+async fn wait_until_running(app: &App, out: &mut Progress) -> Result<(), Fatal> {
+    let began = out.elapsed();
+    let mut shown = (Phase::Pending, String::new());
+    loop {
+        let dep = app.system.deployment(NAME).await.map_err(|error| Fatal::new(Exit::Failed, error.message))?;
+        let now = (dep.state(), dep.message());
+        if now != shown {
+            out.step(now.0.as_str(), &now.1);
+            shown.clone_from(&now);
+        }
+        match now {
+            (Phase::Running, _) => return Ok(()),
+            (Phase::Failed, why) => {
+                return Err(Fatal::new(Exit::Failed, format!("model {NAME} failed: {why}")));
+            }
+            (Phase::Pending, why) if out.elapsed() - began > PENDING_MAX => {
+                return Err(Fatal::new(Exit::Failed, format!("model {NAME} finds no place: {why}")));
+            }
+            _ => tokio::time::sleep(LOOK).await,
+        }
+    }
+}
+
+fn next_steps(app: &App, config: &Config) {
+    let base = format!("http://{}{}", app.http_addr, config.api_prefix);
+    let token = config.data_dir.join("admin.token");
+    println!(
+        "\nTry next:\n\n  \
+         curl {base}/chat/completions -H 'content-type: application/json' \\\n    \
+         -d '{{\"model\":\"{NAME}\",\"stream\":true,\"messages\":[{{\"role\":\"user\",\"content\":\"Hello\"}}]}}'\n\n  \
+         curl {base}/models\n\n  \
+         cargo run --release -p nebulactl -- --server http://{} --token \"$(cat {})\" list\n\n\
+         Serving until Ctrl-C.",
+        app.http_addr,
+        token.display(),
+    );
+}
+
+/// What the terminal shows on the way.
+struct Progress {
+    clock: Clock,
+    last: Tick,
+}
+
+impl Progress {
+    fn begin(config: &Config, data: &Data) -> Self {
+        let kept = match data {
+            Data::Temporary(_) => "removed at the end",
+            Data::Given => "kept",
+        };
+        let version = env!("CARGO_PKG_VERSION");
+        println!("nebula {version}, dev mode; data in {} ({kept})\n", config.data_dir.display());
+        let clock = Clock::start();
+        Self { clock, last: clock.now() }
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.clock.now().since(Tick(0))
+    }
+
+    fn starting(&mut self, what: &str) {
+        println!("  starting {what} …");
+        let _ = std::io::stdout().flush();
+    }
+
+    fn step(&self, state: &str, message: &str) {
+        match message {
+            "" => println!("    {state}"),
+            message => println!("    {state}: {message}"),
+        }
+    }
+
+    fn done(&mut self, what: &str, detail: &str) {
+        let now = self.clock.now();
+        let took = human(now.since(self.last));
+        self.last = now;
+        println!("  {what:<14} ready in {took:<8} {detail}");
+    }
+}

@@ -1,0 +1,10 @@
+//! The control plane's nouns. No actor, no I/O, no wire format: only what is true of nodes, deployments and
+//! routes, and the decisions that follow from their data alone.
+
+pub mod command;
+pub mod deployment;
+pub mod error;
+pub mod event;
+pub mod node;
+pub mod report;
+pub mod route;

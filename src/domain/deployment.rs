@@ -1,0 +1,316 @@
+//! Deployments: what the user wants (spec and desired state) beside what is (replicas and their phases).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use nebula_core::address::HostPort;
+use nebula_core::clock::WallTime;
+use nebula_core::ids::{DeploymentId, Generation, NodeId, ReplicaId};
+use nebula_core::runtime::{Driver, RuntimeKind};
+use nebula_core::source::ModelSource;
+use nebula_core::token::{Secret, TokenHash};
+use serde::Serialize;
+
+/// What the user asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DeploymentSpec {
+    /// The model as the user named it.
+    pub model: String,
+    /// The engine.
+    pub runtime: RuntimeKind,
+    /// Where the weights come from; none for what needs none.
+    pub source: Option<ModelSource>,
+    /// Container image instead of the runtime's own.
+    pub image: Option<String>,
+    /// How to run it; none: the agent chooses.
+    pub driver: Option<Driver>,
+    /// Replaces the runtime's command line.
+    pub command: Vec<String>,
+    /// Added to the command line.
+    pub args: Vec<String>,
+    /// Added to the environment.
+    pub env: BTreeMap<String, String>,
+    /// A node's id or name: the only one that will do.
+    pub node: Option<String>,
+    /// Labels that a node must carry.
+    pub labels: BTreeMap<String, String>,
+    /// How many copies.
+    pub replicas: u32,
+    /// GPUs of each copy.
+    pub gpu: GpuNeed,
+    /// CPU of each copy.
+    pub cpu: CpuNeed,
+    /// Callers need no credential.
+    pub public: bool,
+    /// How long an unreachable replica is waited for.
+    pub lost_after: LostAfter,
+}
+
+/// GPUs of one replica.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct GpuNeed {
+    /// How many, all of the same type.
+    pub count: u32,
+    /// A part of the GPU's name, in any case.
+    #[serde(rename = "type")]
+    pub kind: Option<String>,
+    /// Memory of each GPU at least.
+    pub memory_bytes: u64,
+}
+
+/// CPU of one replica.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct CpuNeed {
+    /// Cores.
+    pub cores: u32,
+}
+
+/// How long an unreachable replica is waited for before it is replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LostAfter {
+    /// This long after its node went offline.
+    After(Duration),
+    /// For ever.
+    Never,
+}
+
+impl LostAfter {
+    /// Unless the user says otherwise.
+    pub const DEFAULT: Self = Self::After(Duration::from_secs(300));
+}
+
+impl Serialize for LostAfter {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::After(after) => serializer.serialize_u64(after.as_secs()),
+            Self::Never => serializer.serialize_str("never"),
+        }
+    }
+}
+
+/// What the user wants of a deployment as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Desired {
+    /// Its replicas run.
+    Running,
+    /// Nothing runs; the deployment stays.
+    Stopped,
+    /// Nothing of it remains.
+    Deleted,
+}
+
+/// A deployment: everything of it that must survive a crash.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deployment {
+    /// Its id.
+    pub id: DeploymentId,
+    /// Unique among deployments; the public model name.
+    pub name: String,
+    /// What is wanted of each replica.
+    pub spec: DeploymentSpec,
+    /// What is wanted of the whole.
+    pub desired: Desired,
+    /// Grows with each change of the spec and each restart.
+    pub generation: Generation,
+    /// What the deployment token hashes to.
+    pub token: TokenHash,
+    /// What the gateway shows to agents' proxies.
+    pub gateway_token: Secret,
+    /// When it was created.
+    pub created_at: WallTime,
+    /// When its spec or desired state last changed.
+    pub updated_at: WallTime,
+    /// Its copies, by index.
+    pub replicas: Vec<Replica>,
+}
+
+/// One copy of a deployment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replica {
+    /// Its id; kept when it is restarted in place.
+    pub id: ReplicaId,
+    /// Its place among the copies.
+    pub index: u32,
+    /// The version of the spec it was last told to run.
+    pub generation: Generation,
+    /// Where it is; none while it waits for a place.
+    pub placement: Option<Placement>,
+    /// Where it stands.
+    pub phase: Phase,
+    /// It is surplus and on its way out.
+    pub leaving: bool,
+    /// Container or process id.
+    pub container_id: String,
+    /// The runtime's port on its node.
+    pub port: u16,
+    /// Why it waits or failed, or what it is doing.
+    pub message: String,
+    /// How often its agent started it again.
+    pub restarts: u32,
+}
+
+/// The place of a replica.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placement {
+    /// The node.
+    pub node_id: NodeId,
+    /// For people.
+    pub node_name: String,
+    /// The agent's auth proxy, as last known.
+    pub proxy: HostPort,
+    /// Indices of the GPUs that are reserved for it.
+    pub gpu_devices: Vec<u32>,
+}
+
+/// Where a replica, or a deployment as a whole, stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// It waits for a place.
+    Pending,
+    /// Model or image are being fetched.
+    Preparing,
+    /// The runtime loads.
+    Starting,
+    /// It answers.
+    Running,
+    /// Its node is offline.
+    Unreachable,
+    /// It is being stopped.
+    Stopping,
+    /// It was stopped on purpose.
+    Stopped,
+    /// It ended or never came up.
+    Failed,
+    /// The deployment is being deleted.
+    Deleting,
+}
+
+impl Phase {
+    /// All of them, in the order of their stored numbers.
+    pub const ALL: [Self; 9] = [
+        Self::Pending,
+        Self::Preparing,
+        Self::Starting,
+        Self::Running,
+        Self::Unreachable,
+        Self::Stopping,
+        Self::Stopped,
+        Self::Failed,
+        Self::Deleting,
+    ];
+
+    /// The word that people and the API use.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Preparing => "preparing",
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Unreachable => "unreachable",
+            Self::Stopping => "stopping",
+            Self::Stopped => "stopped",
+            Self::Failed => "failed",
+            Self::Deleting => "deleting",
+        }
+    }
+}
+
+impl Deployment {
+    /// The state of the whole, as the API shows it: the best that any replica that is to stay has reached.
+    #[must_use]
+    pub fn state(&self) -> Phase {
+        let staying = || self.replicas.iter().filter(|replica| !replica.leaving);
+        match self.desired {
+            Desired::Deleted => Phase::Deleting,
+            Desired::Stopped if self.replicas.iter().all(|r| r.phase == Phase::Stopped) => Phase::Stopped,
+            Desired::Stopped => Phase::Stopping,
+            Desired::Running if self.spec.replicas == 0 && self.replicas.is_empty() => Phase::Stopped,
+            Desired::Running if self.spec.replicas == 0 => Phase::Stopping,
+            Desired::Running => [Phase::Running, Phase::Starting, Phase::Preparing, Phase::Unreachable, Phase::Failed]
+                .into_iter()
+                .find(|phase| staying().any(|replica| replica.phase == *phase))
+                .unwrap_or(Phase::Pending),
+        }
+    }
+
+    /// One line that explains the state, or nothing.
+    #[must_use]
+    pub fn message(&self) -> String {
+        let state = self.state();
+        let staying = || self.replicas.iter().filter(|replica| !replica.leaving);
+        match state {
+            Phase::Running => {
+                let running = staying().filter(|replica| replica.phase == Phase::Running).count();
+                let wanted = self.spec.replicas;
+                let other = staying().find(|r| r.phase != Phase::Running && !r.message.is_empty());
+                match other {
+                    _ if running >= wanted as usize => String::new(),
+                    Some(other) => format!("{running} of {wanted} replicas running; {}", other.message),
+                    None => format!("{running} of {wanted} replicas running"),
+                }
+            }
+            _ => staying().find(|r| r.phase == state).map(|r| r.message.clone()).unwrap_or_default(),
+        }
+    }
+}
+
+/// Whether `name` may name a deployment: 1 to 128 characters, letters and digits first, then also `._-/:@+`.
+#[must_use]
+pub fn is_deployment_name(name: &str) -> bool {
+    let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'/' | b':' | b'@' | b'+');
+    name.len() <= 128
+        && name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric())
+        && name.bytes().all(legal)
+        && name.parse::<DeploymentId>().is_err()
+}
+
+/// A name made from a model's: `meta-llama/Llama-3.1-8B` becomes `llama-3.1-8b`, `fs:///m/tiny.gguf` `tiny`.
+#[must_use]
+pub fn slug(model: &str) -> String {
+    let path = model.split_once("://").map_or(model, |(_, rest)| rest);
+    let last = path.trim_end_matches('/').rsplit('/').next().unwrap_or(path);
+    let stem = last.strip_suffix(".gguf").unwrap_or(last);
+    let mut slug = String::new();
+    for c in stem.chars() {
+        match c {
+            'A'..='Z' => slug.push(c.to_ascii_lowercase()),
+            'a'..='z' | '0'..='9' | '.' | '_' => slug.push(c),
+            _ if slug.is_empty() || slug.ends_with('-') => {}
+            _ => slug.push('-'),
+        }
+    }
+    let slug = slug.trim_matches(['-', '.', '_']);
+    let cut = slug.get(..64).unwrap_or(slug);
+    if cut.is_empty() { "model".to_owned() } else { cut.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slugs_are_made_of_a_models_last_part() {
+        for (model, name) in [
+            ("llama3.2:1b", "llama3.2-1b"),
+            ("meta-llama/Llama-3.1-8B", "llama-3.1-8b"),
+            ("fs:///models/tiny.gguf", "tiny"),
+            ("/models/dir/", "dir"),
+            ("***", "model"),
+            ("demo", "demo"),
+        ] {
+            assert_eq!(slug(model), name, "{model}");
+            assert!(is_deployment_name(&slug(model)));
+        }
+    }
+
+    #[test]
+    fn names_that_could_be_ids_or_break_a_line_are_refused() {
+        for name in ["", "-a", "a b", "a\nb", "550e8400-e29b-41d4-a716-446655440000", &"x".repeat(129)] {
+            assert!(!is_deployment_name(name), "{name}");
+        }
+        assert!(is_deployment_name("meta-llama/Llama-3.1-8B"));
+    }
+}

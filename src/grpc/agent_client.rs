@@ -1,0 +1,154 @@
+//! The agents' API over gRPC. One connection for each agent is kept and used by all.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt};
+use nebula_core::address::HostPort;
+use nebula_proto as proto;
+use nebula_proto::agent_service_client::AgentServiceClient;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
+
+use super::convert;
+use crate::domain::command::{Action, Command};
+use crate::ports::{AgentApi, AgentError, BoxFuture, ByteStream, LogQuery};
+
+/// How long connecting may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long an agent may take to accept a command.
+const DELIVER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Keepalive of idle connections, and how long its answer may take.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Grace that an agent gives a runtime that it stops.
+const STOP_GRACE_SECS: i32 = 10;
+/// Connections that are kept at most; beyond it all are dropped and made anew when needed.
+const CHANNELS_MAX: usize = 20_000;
+
+/// Calls agents.
+#[derive(Clone, Default)]
+pub struct GrpcAgents {
+    channels: Arc<Mutex<HashMap<HostPort, Channel>>>,
+}
+
+impl GrpcAgents {
+    fn client(&self, agent: &HostPort) -> Result<AgentServiceClient<Channel>, AgentError> {
+        let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(channel) = channels.get(agent) {
+            return Ok(AgentServiceClient::new(channel.clone()));
+        }
+        let endpoint = Endpoint::from_shared(format!("http://{agent}"))
+            .map_err(|_| AgentError::Rejected(format!("{agent} is no address")))?
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+            .keep_alive_while_idle(true);
+        if channels.len() >= CHANNELS_MAX {
+            channels.clear();
+        }
+        let channel = endpoint.connect_lazy();
+        channels.insert(agent.clone(), channel.clone());
+        Ok(AgentServiceClient::new(channel))
+    }
+}
+
+/// What a failed call says about the command: refused for good, or perhaps not heard.
+fn agent_error(status: &Status) -> AgentError {
+    match status.code() {
+        Code::InvalidArgument
+        | Code::NotFound
+        | Code::AlreadyExists
+        | Code::PermissionDenied
+        | Code::FailedPrecondition
+        | Code::OutOfRange
+        | Code::Unimplemented => AgentError::Rejected(status.message().to_owned()),
+        Code::Ok
+        | Code::Cancelled
+        | Code::Unknown
+        | Code::DeadlineExceeded
+        | Code::ResourceExhausted
+        | Code::Aborted
+        | Code::Internal
+        | Code::Unavailable
+        | Code::DataLoss
+        | Code::Unauthenticated => AgentError::Unreachable(format!("{:?}: {}", status.code(), status.message())),
+    }
+}
+
+fn timed<T>(message: T, timeout: Duration) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    request.set_timeout(timeout);
+    request
+}
+
+async fn deliver(mut client: AgentServiceClient<Channel>, command: Command) -> Result<(), Status> {
+    let deployment_id = command.deployment_id.to_string();
+    let replica_id = command.replica_id.to_string();
+    let generation = command.generation.0;
+    match &command.action {
+        Action::Start(spec) => {
+            let request = convert::start_request(&command, spec);
+            client.start_runtime(timed(request, DELIVER_TIMEOUT)).await.map(drop)
+        }
+        Action::Stop => {
+            let timeout_seconds = STOP_GRACE_SECS;
+            let request = proto::StopRuntimeRequest { deployment_id, timeout_seconds, generation, replica_id };
+            client.stop_runtime(timed(request, DELIVER_TIMEOUT)).await.map(drop)
+        }
+        Action::Delete => {
+            let request = proto::DeleteDeploymentRequest { deployment_id, generation, replica_id };
+            client.delete_deployment(timed(request, DELIVER_TIMEOUT)).await.map(drop)
+        }
+        Action::Access { token, public } => {
+            let request = proto::UpdateAccessRequest {
+                deployment_id,
+                is_public: *public,
+                replica_id,
+                access_token_sha256: token.iter().map(|token| token.to_hex()).collect(),
+                gateway_token: String::new(),
+            };
+            client.update_access(timed(request, DELIVER_TIMEOUT)).await.map(drop)
+        }
+    }
+}
+
+impl AgentApi for GrpcAgents {
+    fn deliver(&self, agent: &HostPort, command: Command) -> BoxFuture<Result<(), AgentError>> {
+        let client = self.client(agent);
+        Box::pin(async move {
+            let sent = tokio::time::timeout(DELIVER_TIMEOUT + CONNECT_TIMEOUT, deliver(client?, command)).await;
+            match sent {
+                Ok(result) => result.map_err(|status| agent_error(&status)),
+                Err(_) => Err(AgentError::Unreachable("no answer in time".to_owned())),
+            }
+        })
+    }
+
+    fn logs(&self, agent: &HostPort, query: LogQuery) -> BoxFuture<Result<ByteStream, AgentError>> {
+        let client = self.client(agent);
+        Box::pin(async move {
+            let request = proto::StreamDeploymentLogsRequest {
+                deployment_id: query.deployment.to_string(),
+                tail: i32::try_from(query.tail).unwrap_or(i32::MAX),
+                follow: query.follow,
+                previous: query.previous,
+                replica_id: query.replica.to_string(),
+            };
+            let mut client = client?;
+            let opened = tokio::time::timeout(
+                DELIVER_TIMEOUT + CONNECT_TIMEOUT,
+                client.stream_deployment_logs(request),
+            );
+            let stream = match opened.await {
+                Ok(answer) => answer.map_err(|status| agent_error(&status))?.into_inner(),
+                Err(_) => return Err(AgentError::Unreachable("no answer in time".to_owned())),
+            };
+            let bytes = stream.map_ok(|chunk| Bytes::from(chunk.data)).map_err(|status| agent_error(&status));
+            Ok(bytes.boxed())
+        })
+    }
+}

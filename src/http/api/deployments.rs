@@ -1,0 +1,162 @@
+//! `/api/v1/deployments`.
+
+use actix_web::http::header::CONTENT_TYPE;
+use actix_web::{HttpRequest, HttpResponse, web};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use nebula_core::clock::wall_now;
+use nebula_core::token::{Secret, TokenKind};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+
+use super::error::refuse;
+use super::{Api, Page, create, page, view};
+use crate::actors::deployment::machine::Intent;
+use crate::actors::queries::LogRequest;
+use crate::domain::error::{Error, ErrorClass};
+
+type Shared = web::Data<Api>;
+
+pub(super) fn configure(cfg: &mut web::ServiceConfig) {
+    cfg.service(web::resource("/deployments").route(web::post().to(post)).route(web::get().to(list)))
+        .service(web::resource("/deployments/{name}/logs").route(web::get().to(logs)))
+        .service(web::resource("/deployments/{name}/events").route(web::get().to(events)))
+        .service(web::resource("/deployments/{name}/{action}").route(web::post().to(act)))
+        .service(web::resource("/deployments/{name}").route(web::get().to(get)).route(web::delete().to(delete)));
+}
+
+/// The body as JSON, whatever content type it claims.
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
+    serde_json::from_slice(body).map_err(|error| Error::new(ErrorClass::Invalid, format!("the body: {error}")))
+}
+
+async fn post(request: HttpRequest, api: Shared, body: Bytes) -> HttpResponse {
+    let created = async {
+        let (dep, token) = create::deployment(parse(&body)?, wall_now())?;
+        if let Some(node) = &dep.spec.node {
+            api.system.node(node).await?;
+        }
+        api.system.create(dep.clone()).await?;
+        Ok::<_, Error>((dep, token))
+    };
+    match created.await {
+        Err(error) => refuse(&request, &error),
+        Ok((dep, token)) => {
+            let mut shown = view::deployment(&dep, &api.gateway_url);
+            if let Some(fields) = shown.as_object_mut() {
+                fields.insert("access_token".to_owned(), json!(token.expose()));
+            }
+            HttpResponse::Created().json(shown)
+        }
+    }
+}
+
+async fn list(request: HttpRequest, api: Shared, wanted: web::Query<Page>) -> HttpResponse {
+    match wanted.limit() {
+        Err(error) => refuse(&request, &error),
+        Ok(limit) => {
+            let found = api.system.deployments(wanted.cursor.as_deref(), limit + 1);
+            let rows = found.iter().map(|dep| (dep.id.to_string(), view::deployment(dep, &api.gateway_url)));
+            HttpResponse::Ok().json(page(rows.collect(), limit))
+        }
+    }
+}
+
+async fn get(request: HttpRequest, api: Shared, name: web::Path<String>) -> HttpResponse {
+    match api.system.deployment(&name).await {
+        Ok(dep) => HttpResponse::Ok().json(view::deployment(&dep, &api.gateway_url)),
+        Err(error) => refuse(&request, &error),
+    }
+}
+
+async fn delete(request: HttpRequest, api: Shared, name: web::Path<String>) -> HttpResponse {
+    match api.system.want(&name, Intent::Delete).await {
+        Ok(dep) => HttpResponse::Accepted().json(view::deployment(&dep, &api.gateway_url)),
+        Err(error) => refuse(&request, &error),
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Scale {
+    replicas: i64,
+}
+
+async fn act(request: HttpRequest, api: Shared, path: web::Path<(String, String)>, body: Bytes) -> HttpResponse {
+    let (name, action) = path.into_inner();
+    let mut shown_once: Option<Secret> = None;
+    let acted = async {
+        let intent = match action.as_str() {
+            "start" => Intent::Start,
+            "stop" => Intent::Stop,
+            "restart" => Intent::Restart,
+            "scale" => Intent::Scale(create::replicas(parse::<Scale>(&body)?.replicas)?),
+            "rotate-token" => {
+                let token = Secret::generate(TokenKind::Deployment)
+                    .map_err(|error| Error::new(ErrorClass::Internal, error.to_string()))?;
+                let hash = token.hash();
+                shown_once = Some(token);
+                Intent::Rotate(hash)
+            }
+            other => {
+                let what = format!("\"{other}\" is nothing that can be done with a deployment");
+                return Err(Error::new(ErrorClass::NotFound, what));
+            }
+        };
+        api.system.want(&name, intent).await
+    };
+    match acted.await {
+        Err(error) => refuse(&request, &error),
+        Ok(dep) => {
+            let mut shown = view::deployment(&dep, &api.gateway_url);
+            if let (Some(fields), Some(token)) = (shown.as_object_mut(), shown_once) {
+                fields.insert("access_token".to_owned(), json!(token.expose()));
+            }
+            HttpResponse::Accepted().json(shown)
+        }
+    }
+}
+
+async fn events(request: HttpRequest, api: Shared, name: web::Path<String>, wanted: web::Query<Page>) -> HttpResponse {
+    let limit = match wanted.limit() {
+        Ok(limit) => wanted.limit.map_or(super::PAGE_MAX, |_| limit),
+        Err(error) => return refuse(&request, &error),
+    };
+    match api.system.events(&name).await {
+        Err(error) => refuse(&request, &error),
+        Ok(events) => {
+            let after = wanted.cursor.as_deref().and_then(|cursor| cursor.parse::<u64>().ok()).unwrap_or(0);
+            let newer = events.iter().filter(|event| event.seq > after).take(limit + 1);
+            let rows = newer.map(|event| (event.seq.to_string(), view::event(event)));
+            HttpResponse::Ok().json(page(rows.collect(), limit))
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct LogParams {
+    tail: Option<u32>,
+    #[serde(default)]
+    follow: bool,
+    replica: Option<String>,
+    #[serde(default)]
+    previous: bool,
+}
+
+async fn logs(request: HttpRequest, api: Shared, name: web::Path<String>, params: web::Query<LogParams>) -> HttpResponse {
+    let params = params.into_inner();
+    let wanted = LogRequest {
+        replica: params.replica,
+        tail: params.tail.unwrap_or(0),
+        follow: params.follow,
+        previous: params.previous,
+    };
+    match api.system.logs(&name, wanted).await {
+        Err(error) => refuse(&request, &error),
+        Ok(stream) => HttpResponse::Ok()
+            .insert_header((CONTENT_TYPE, "text/plain; charset=utf-8"))
+            // An agent that is lost in mid-stream ends the text, as it would end a terminal's.
+            .streaming(stream.take_while(|chunk| std::future::ready(chunk.is_ok()))),
+    }
+}

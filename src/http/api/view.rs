@@ -1,0 +1,98 @@
+//! What the API shows of deployments, nodes and events.
+
+use nebula_core::clock::WallTime;
+use serde_json::{Value, json};
+
+use crate::actors::queries::NodePicture;
+use crate::domain::deployment::{Deployment, Replica};
+use crate::domain::event::JournalEvent;
+
+/// A deployment.
+pub(super) fn deployment(dep: &Deployment, gateway_url: &str) -> Value {
+    let spec = &dep.spec;
+    json!({
+        "id": dep.id,
+        "name": dep.name,
+        "model": spec.model,
+        "source": spec.source,
+        "runtime": spec.runtime,
+        "driver": spec.driver,
+        "image": spec.image,
+        "state": dep.state(),
+        "desired_state": dep.desired,
+        "message": dep.message(),
+        "generation": dep.generation,
+        "public": spec.public,
+        "endpoint": gateway_url,
+        "replicas": dep.replicas.iter().map(|each| replica(dep, each)).collect::<Vec<_>>(),
+        "spec": spec,
+        "created_at": dep.created_at.rfc3339(),
+        "updated_at": dep.updated_at.rfc3339(),
+    })
+}
+
+fn replica(dep: &Deployment, replica: &Replica) -> Value {
+    let place = replica.placement.as_ref();
+    json!({
+        "id": replica.id,
+        "index": replica.index,
+        "node_id": place.map(|place| &place.node_id),
+        "node_name": place.map(|place| &place.node_name),
+        "state": replica.phase,
+        "generation": replica.generation,
+        "endpoint": place.map(|place| format!("http://{}/d/{}", place.proxy, dep.id)),
+        "container_id": replica.container_id,
+        "port": replica.port,
+        "gpu_devices": place.map(|place| place.gpu_devices.as_slice()).unwrap_or_default(),
+        "message": replica.message,
+        "restarts": replica.restarts,
+    })
+}
+
+/// A node with the replicas that have their place on it.
+pub(super) fn node(picture: &NodePicture, replicas: &[Value]) -> Value {
+    let node = &picture.update.node;
+    json!({
+        "id": node.id,
+        "name": node.name,
+        "address": node.address,
+        "state": picture.update.availability,
+        "scheduling": node.scheduling,
+        "version": node.version,
+        "gateway_subdomain": node.subdomain,
+        "labels": node.labels,
+        "capabilities": node.capabilities,
+        "stats": picture.stats,
+        "health": picture.health,
+        "last_heartbeat_age_seconds": picture.heard_ago.map(|ago| ago.as_secs()),
+        "created_at": node.created_at.rfc3339(),
+        "replicas": replicas,
+    })
+}
+
+/// A replica as its node's entry lists it.
+pub(super) fn replica_on_node(dep: &Deployment, at: usize) -> Value {
+    let replica = dep.replicas.get(at);
+    json!({
+        "id": replica.map(|replica| replica.id),
+        "deployment_id": dep.id,
+        "deployment": dep.name,
+        "state": replica.map(|replica| replica.phase),
+    })
+}
+
+/// A line of the journal.
+pub(super) fn event(event: &JournalEvent) -> Value {
+    let time = |at: WallTime| at.rfc3339();
+    let mut shown = json!({
+        "seq": event.seq,
+        "time": time(event.time),
+        "type": event.kind,
+        "message": event.message,
+    });
+    if let Some(fields) = shown.as_object_mut() {
+        fields.extend(event.replica.map(|id| ("replica".to_owned(), json!(id))));
+        fields.extend(event.node.as_ref().map(|id| ("node".to_owned(), json!(id))));
+    }
+    shown
+}

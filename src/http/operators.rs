@@ -1,0 +1,57 @@
+//! For operators and their tools: `/health`, `/ready` and `/admin`.
+
+use actix_web::middleware::from_fn;
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde_json::json;
+
+use super::api::error::refuse;
+use super::api::{Api, admin_only};
+use crate::domain::error::{Error, ErrorClass};
+
+type Shared = web::Data<Api>;
+
+/// Mounts the paths. Expects the API's data to be there.
+pub fn configure(cfg: &mut web::ServiceConfig) {
+    cfg.service(web::resource("/health").route(web::get().to(health)))
+        .service(web::resource("/ready").route(web::get().to(ready)))
+        .service(
+            web::scope("/admin")
+                .wrap(from_fn(admin_only))
+                .service(web::resource("/actors").route(web::get().to(actors)))
+                .service(web::resource("/actors/{path:.*}/restart").route(web::post().to(restart)))
+                .service(web::resource("/actors/{path:.*}").route(web::get().to(actor))),
+        );
+}
+
+async fn health() -> HttpResponse {
+    HttpResponse::Ok().json(json!({"status": "ok"}))
+}
+
+async fn ready(api: Shared) -> HttpResponse {
+    let reasons = api.system.not_ready();
+    if reasons.is_empty() {
+        HttpResponse::Ok().json(json!({"status": "ready"}))
+    } else {
+        HttpResponse::ServiceUnavailable().json(json!({"status": "not ready", "reasons": reasons}))
+    }
+}
+
+async fn actors(api: Shared) -> HttpResponse {
+    HttpResponse::Ok().json(api.system.tree.view("/"))
+}
+
+async fn actor(request: HttpRequest, api: Shared, path: web::Path<String>) -> HttpResponse {
+    let path = format!("/{}", path.trim_matches('/'));
+    match api.system.tree.view(&path).into_iter().next() {
+        Some(actor) => HttpResponse::Ok().json(actor),
+        None => refuse(&request, &Error::new(ErrorClass::NotFound, format!("there is no actor {path}"))),
+    }
+}
+
+async fn restart(request: HttpRequest, api: Shared, path: web::Path<String>) -> HttpResponse {
+    let path = format!("/{}", path.trim_matches('/'));
+    match api.system.restart_actor(&path).await {
+        Ok(()) => HttpResponse::Accepted().json(json!({"path": path, "restarting": true})),
+        Err(error) => refuse(&request, &error),
+    }
+}

@@ -1,0 +1,49 @@
+//! nebulad: parse, log, run, exit code.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use nebula_core::exit::{Exit, Fatal};
+use nebula_core::telemetry::{self, LogLevel};
+use nebulad::config::{Cli, Command, Config};
+use nebulad::{app, dev};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    // Runtimes of the `sim` kind are started from this same executable.
+    if std::env::args().nth(1).as_deref() == Some(dev::SIM_RUNTIME) {
+        return report(actix_rt::System::new().block_on(dev::sim_runtime()));
+    }
+    let cli = Cli::parse();
+    let quiet = matches!(cli.command, Some(Command::Dev(_)));
+    let level = cli.flags.log_level.unwrap_or(if quiet { LogLevel::Warn } else { LogLevel::Info });
+    telemetry::init(level, cli.flags.log_format);
+    report(run(cli))
+}
+
+fn run(cli: Cli) -> Result<(), Fatal> {
+    match cli.command {
+        None => {
+            let config = Config::try_from(cli.flags)?;
+            actix_rt::System::new().block_on(app::run(config))
+        }
+        Some(Command::CheckConfig) => {
+            let config = Config::try_from(cli.flags)?;
+            for warning in &config.warnings {
+                eprintln!("warning: {warning}");
+            }
+            println!("the configuration is valid");
+            Ok(())
+        }
+        Some(Command::Dev(args)) => actix_rt::System::new().block_on(dev::run(cli.flags, args)),
+    }
+}
+
+fn report(result: Result<(), Fatal>) -> ExitCode {
+    match result {
+        Ok(()) => Exit::Done.code(),
+        Err(fatal) => fatal.report(),
+    }
+}

@@ -1,0 +1,111 @@
+//! What the actors need of the world, as traits: durable storage and the agents' API. `app` joins them to the
+//! code that does the I/O; tests join them to fakes.
+
+use std::pin::Pin;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use nebula_core::address::HostPort;
+use nebula_core::ids::{CommandId, DeploymentId, NodeId, ReplicaId};
+
+use crate::domain::command::Command;
+use crate::domain::deployment::{Deployment, Replica};
+use crate::domain::event::JournalEvent;
+use crate::domain::node::Node;
+
+/// A boxed future that may travel between threads.
+pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send + 'static>>;
+
+/// A boxed stream of bytes from another machine.
+pub type ByteStream = Pin<Box<dyn Stream<Item = Result<Bytes, AgentError>> + Send + 'static>>;
+
+/// One change of the durable state. Several in one commit are applied together or not at all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Write {
+    /// A node's record.
+    PutNode(Box<Node>),
+    /// Forget a node.
+    DeleteNode(NodeId),
+    /// A deployment without its replicas.
+    PutDeployment(Box<Deployment>),
+    /// Forget a deployment (its replicas and events have writes of their own).
+    DeleteDeployment(DeploymentId),
+    /// One replica of a deployment.
+    PutReplica(DeploymentId, Box<Replica>),
+    /// Forget a replica.
+    DeleteReplica(DeploymentId, ReplicaId),
+    /// A command that waits for its acknowledgement.
+    PutCommand(Box<Command>),
+    /// A command was carried out, or overtaken.
+    DeleteCommand(NodeId, CommandId),
+    /// A line of the journal.
+    PutEvent(Box<JournalEvent>),
+    /// A line of the journal that is no longer kept.
+    DeleteEvent(DeploymentId, u64),
+}
+
+/// Why the store did not do what was asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// Too much at once; nothing was changed.
+    #[error("the store has too much to do")]
+    Overloaded,
+    /// A record is over the limit; nothing was changed.
+    #[error("{0} is too large to be stored")]
+    TooLarge(String),
+    /// The store failed; whether the change was made is unknown.
+    #[error("the store failed: {0}")]
+    Failed(String),
+}
+
+/// Durable storage. Every commit is atomic and on the disk before it resolves.
+pub trait Store: Send + Sync + 'static {
+    /// Applies all writes or none.
+    fn commit(&self, writes: Vec<Write>) -> BoxFuture<Result<(), StoreError>>;
+    /// All nodes.
+    fn nodes(&self) -> BoxFuture<Result<Vec<Node>, StoreError>>;
+    /// The ids and names of all deployments.
+    fn deployment_names(&self) -> BoxFuture<Result<Vec<(DeploymentId, String)>, StoreError>>;
+    /// One deployment with its replicas.
+    fn deployment(&self, id: DeploymentId) -> BoxFuture<Result<Option<Deployment>, StoreError>>;
+    /// The commands that wait for one node, oldest first.
+    fn commands(&self, node: NodeId) -> BoxFuture<Result<Vec<Command>, StoreError>>;
+    /// A deployment's journal, oldest first.
+    fn events(&self, deployment: DeploymentId) -> BoxFuture<Result<Vec<JournalEvent>, StoreError>>;
+    /// The highest sequence number in the journal; 0 when it is empty.
+    fn last_event_seq(&self) -> BoxFuture<Result<u64, StoreError>>;
+}
+
+/// Why an agent did not do what was asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AgentError {
+    /// It did not answer; it may have done it.
+    #[error("the agent cannot be reached: {0}")]
+    Unreachable(String),
+    /// It refused for good; asking again is of no use.
+    #[error("{0}")]
+    Rejected(String),
+}
+
+/// Which log lines of a replica.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogQuery {
+    /// The deployment.
+    pub deployment: DeploymentId,
+    /// One of its replicas.
+    pub replica: ReplicaId,
+    /// Only so many of the last lines; 0: all that are kept.
+    pub tail: u32,
+    /// Go on with new ones.
+    pub follow: bool,
+    /// Those of the attempt before the newest.
+    pub previous: bool,
+}
+
+/// The agents' API.
+pub trait AgentApi: Send + Sync + 'static {
+    /// Hands a command over; Ok when the agent has accepted it.
+    fn deliver(&self, agent: &HostPort, command: Command) -> BoxFuture<Result<(), AgentError>>;
+    /// A replica's log.
+    fn logs(&self, agent: &HostPort, query: LogQuery) -> BoxFuture<Result<ByteStream, AgentError>>;
+}

@@ -1,0 +1,522 @@
+//! The stored form of each noun. These structs are apart from the domain's, so that the domain may change: within
+//! one schema number fields are only ever added at the end, never moved.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bincode::{Decode, Encode};
+use nebula_core::clock::WallTime;
+use nebula_core::ids::{CommandId, DeploymentId, Generation, NodeId, ReplicaId};
+use nebula_core::token::{Secret, TokenHash};
+use nebula_store::{Record, codec};
+
+use crate::domain::command::{Action, Command, StartSpec};
+use crate::domain::deployment::{
+    CpuNeed, Deployment, DeploymentSpec, Desired, GpuNeed, LostAfter, Phase, Placement, Replica,
+};
+use crate::domain::event::JournalEvent;
+use crate::domain::node::{Capabilities, Gpu, Node, Presence, Scheduling};
+use crate::ports::StoreError;
+
+/// Kinds of records; frozen.
+mod kind {
+    pub(super) const NODE: u8 = 1;
+    pub(super) const DEPLOYMENT: u8 = 2;
+    pub(super) const REPLICA: u8 = 3;
+    pub(super) const COMMAND: u8 = 4;
+    pub(super) const EVENT: u8 = 5;
+}
+
+/// The schema in which records are written.
+const SCHEMA: u16 = 1;
+
+type Map = BTreeMap<String, String>;
+
+#[derive(Encode, Decode)]
+struct NodeV1 {
+    id: String,
+    name: String,
+    version: String,
+    address: String,
+    proxy_port: u16,
+    subdomain: String,
+    labels: Map,
+    capabilities: CapabilitiesV1,
+    boot_id: String,
+    scheduling: u8,
+    presence: u8,
+    created_at: u64,
+}
+
+#[derive(Encode, Decode)]
+struct CapabilitiesV1 {
+    gpus: Vec<GpuV1>,
+    total_memory_bytes: u64,
+    available_memory_bytes: u64,
+    os: String,
+    arch: String,
+    cpu_cores: u32,
+    cuda_version: String,
+    driver_version: String,
+    supported_runtimes: Vec<String>,
+}
+
+#[derive(Encode, Decode)]
+struct GpuV1 {
+    uuid: String,
+    name: String,
+    memory_bytes: u64,
+    index: u32,
+    compute_capability: String,
+    pci_bus_id: String,
+}
+
+#[derive(Encode, Decode)]
+struct DeploymentV1 {
+    id: [u8; 16],
+    name: String,
+    spec: SpecV1,
+    desired: u8,
+    generation: u64,
+    token: [u8; 32],
+    gateway_token: String,
+    created_at: u64,
+    updated_at: u64,
+}
+
+#[derive(Encode, Decode)]
+struct SpecV1 {
+    model: String,
+    runtime: String,
+    source: Option<String>,
+    image: Option<String>,
+    driver: Option<String>,
+    command: Vec<String>,
+    args: Vec<String>,
+    env: Map,
+    node: Option<String>,
+    labels: Map,
+    replicas: u32,
+    gpu_count: u32,
+    gpu_type: Option<String>,
+    gpu_memory_bytes: u64,
+    cpu_cores: u32,
+    public: bool,
+    lost_after_secs: Option<u64>,
+}
+
+#[derive(Encode, Decode)]
+struct ReplicaV1 {
+    id: [u8; 16],
+    index: u32,
+    generation: u64,
+    placement: Option<PlacementV1>,
+    phase: u8,
+    leaving: bool,
+    container_id: String,
+    port: u16,
+    message: String,
+    restarts: u32,
+}
+
+#[derive(Encode, Decode)]
+struct PlacementV1 {
+    node_id: String,
+    node_name: String,
+    proxy: String,
+    gpu_devices: Vec<u32>,
+}
+
+#[derive(Encode, Decode)]
+struct CommandV1 {
+    id: [u8; 16],
+    node_id: String,
+    deployment_id: [u8; 16],
+    replica_id: [u8; 16],
+    generation: u64,
+    action: ActionV1,
+    created_at: u64,
+}
+
+/// Variants are only ever added at the end.
+#[derive(Encode, Decode)]
+enum ActionV1 {
+    Start(StartV1),
+    Stop,
+    Delete,
+    Access { token: Option<[u8; 32]>, public: bool },
+}
+
+#[derive(Encode, Decode)]
+struct StartV1 {
+    runtime: String,
+    driver: Option<String>,
+    image: String,
+    model: String,
+    source: Option<String>,
+    command: Vec<String>,
+    args: Vec<String>,
+    env: Map,
+    gpu_devices: Vec<u32>,
+    served_name: String,
+    public: bool,
+    token: Option<[u8; 32]>,
+    gateway_token: String,
+}
+
+#[derive(Encode, Decode)]
+struct EventV1 {
+    seq: u64,
+    time: u64,
+    deployment: [u8; 16],
+    kind: String,
+    message: String,
+    replica: Option<[u8; 16]>,
+    node: Option<String>,
+}
+
+fn write<T: Encode>(kind: u8, what: &str, value: &T) -> Result<Record, StoreError> {
+    let payload = codec::encode(value).map_err(|error| StoreError::TooLarge(format!("{what} ({error})")))?;
+    Ok(Record { kind, schema: SCHEMA, payload })
+}
+
+fn read<T: Decode<()>>(kind: u8, record: &Record) -> Result<T, StoreError> {
+    if record.kind != kind || record.schema != SCHEMA {
+        let (found, schema) = (record.kind, record.schema);
+        return Err(damaged(format!("record of kind {found} schema {schema} where kind {kind} belongs")));
+    }
+    codec::decode(&record.payload).map_err(|error| damaged(error.to_string()))
+}
+
+fn damaged(what: String) -> StoreError {
+    StoreError::Failed(format!("a record cannot be read: {what}"))
+}
+
+/// A stored text as what it stands for.
+fn parse<T: std::str::FromStr>(text: &str) -> Result<T, StoreError>
+where
+    T::Err: std::fmt::Display,
+{
+    text.parse().map_err(|error: T::Err| damaged(error.to_string()))
+}
+
+fn parse_some<T: std::str::FromStr>(text: Option<&String>) -> Result<Option<T>, StoreError>
+where
+    T::Err: std::fmt::Display,
+{
+    text.map(|text| parse(text)).transpose()
+}
+
+/// One of an enum's values by its stored number.
+fn pick<T: Copy>(all: &[T], number: u8) -> Result<T, StoreError> {
+    all.get(usize::from(number)).copied().ok_or_else(|| damaged(format!("unknown number {number}")))
+}
+
+fn number<T: PartialEq>(all: &[T], value: &T) -> u8 {
+    let position = all.iter().position(|other| other == value).unwrap_or_default();
+    u8::try_from(position).unwrap_or_default()
+}
+
+const PRESENCES: [Presence; 3] = [Presence::Expected, Presence::Offline, Presence::Deregistered];
+const DESIRES: [Desired; 3] = [Desired::Running, Desired::Stopped, Desired::Deleted];
+
+pub(super) fn node(node: &Node) -> Result<Record, StoreError> {
+    let caps = &node.capabilities;
+    let stored = NodeV1 {
+        id: node.id.to_string(),
+        name: node.name.clone(),
+        version: node.version.clone(),
+        address: node.address.to_string(),
+        proxy_port: node.proxy_port,
+        subdomain: node.subdomain.clone(),
+        labels: node.labels.clone(),
+        capabilities: CapabilitiesV1 {
+            gpus: caps.gpus.iter().map(gpu).collect(),
+            total_memory_bytes: caps.total_memory_bytes,
+            available_memory_bytes: caps.available_memory_bytes,
+            os: caps.os.clone(),
+            arch: caps.arch.clone(),
+            cpu_cores: caps.cpu_cores,
+            cuda_version: caps.cuda_version.clone(),
+            driver_version: caps.driver_version.clone(),
+            supported_runtimes: caps.supported_runtimes.clone(),
+        },
+        boot_id: node.boot_id.clone(),
+        scheduling: number(&Scheduling::ALL, &node.scheduling),
+        presence: number(&PRESENCES, &node.presence),
+        created_at: node.created_at.0,
+    };
+    write(kind::NODE, &format!("node {}", node.id), &stored)
+}
+
+fn gpu(gpu: &Gpu) -> GpuV1 {
+    GpuV1 {
+        uuid: gpu.uuid.clone(),
+        name: gpu.name.clone(),
+        memory_bytes: gpu.memory_bytes,
+        index: gpu.index,
+        compute_capability: gpu.compute_capability.clone(),
+        pci_bus_id: gpu.pci_bus_id.clone(),
+    }
+}
+
+pub(super) fn read_node(record: &Record) -> Result<Node, StoreError> {
+    let stored: NodeV1 = read(kind::NODE, record)?;
+    let caps = stored.capabilities;
+    let gpus = caps.gpus.into_iter().map(|gpu| Gpu {
+        uuid: gpu.uuid,
+        name: gpu.name,
+        memory_bytes: gpu.memory_bytes,
+        index: gpu.index,
+        compute_capability: gpu.compute_capability,
+        pci_bus_id: gpu.pci_bus_id,
+    });
+    Ok(Node {
+        id: parse(&stored.id)?,
+        name: stored.name,
+        version: stored.version,
+        address: parse(&stored.address)?,
+        proxy_port: stored.proxy_port,
+        subdomain: stored.subdomain,
+        labels: stored.labels,
+        capabilities: Capabilities {
+            gpus: gpus.collect(),
+            total_memory_bytes: caps.total_memory_bytes,
+            available_memory_bytes: caps.available_memory_bytes,
+            os: caps.os,
+            arch: caps.arch,
+            cpu_cores: caps.cpu_cores,
+            cuda_version: caps.cuda_version,
+            driver_version: caps.driver_version,
+            supported_runtimes: caps.supported_runtimes,
+        },
+        boot_id: stored.boot_id,
+        scheduling: pick(&Scheduling::ALL, stored.scheduling)?,
+        presence: pick(&PRESENCES, stored.presence)?,
+        created_at: WallTime(stored.created_at),
+    })
+}
+
+pub(super) fn deployment(dep: &Deployment) -> Result<Record, StoreError> {
+    let stored = DeploymentV1 {
+        id: *dep.id.as_bytes(),
+        name: dep.name.clone(),
+        spec: spec(&dep.spec),
+        desired: number(&DESIRES, &dep.desired),
+        generation: dep.generation.0,
+        token: *dep.token.as_bytes(),
+        gateway_token: dep.gateway_token.expose().to_owned(),
+        created_at: dep.created_at.0,
+        updated_at: dep.updated_at.0,
+    };
+    write(kind::DEPLOYMENT, &format!("deployment \"{}\"", dep.name), &stored)
+}
+
+fn spec(spec: &DeploymentSpec) -> SpecV1 {
+    SpecV1 {
+        model: spec.model.clone(),
+        runtime: spec.runtime.to_string(),
+        source: spec.source.as_ref().map(ToString::to_string),
+        image: spec.image.clone(),
+        driver: spec.driver.map(|driver| driver.to_string()),
+        command: spec.command.clone(),
+        args: spec.args.clone(),
+        env: spec.env.clone(),
+        node: spec.node.clone(),
+        labels: spec.labels.clone(),
+        replicas: spec.replicas,
+        gpu_count: spec.gpu.count,
+        gpu_type: spec.gpu.kind.clone(),
+        gpu_memory_bytes: spec.gpu.memory_bytes,
+        cpu_cores: spec.cpu.cores,
+        public: spec.public,
+        lost_after_secs: match spec.lost_after {
+            LostAfter::After(after) => Some(after.as_secs()),
+            LostAfter::Never => None,
+        },
+    }
+}
+
+/// The deployment without its replicas, which have records of their own.
+pub(super) fn read_deployment(record: &Record) -> Result<Deployment, StoreError> {
+    let stored: DeploymentV1 = read(kind::DEPLOYMENT, record)?;
+    let spec = stored.spec;
+    Ok(Deployment {
+        id: DeploymentId::from_bytes(stored.id),
+        name: stored.name,
+        spec: DeploymentSpec {
+            model: spec.model,
+            runtime: parse(&spec.runtime)?,
+            source: parse_some(spec.source.as_ref())?,
+            image: spec.image,
+            driver: parse_some(spec.driver.as_ref())?,
+            command: spec.command,
+            args: spec.args,
+            env: spec.env,
+            node: spec.node,
+            labels: spec.labels,
+            replicas: spec.replicas,
+            gpu: GpuNeed { count: spec.gpu_count, kind: spec.gpu_type, memory_bytes: spec.gpu_memory_bytes },
+            cpu: CpuNeed { cores: spec.cpu_cores },
+            public: spec.public,
+            lost_after: match spec.lost_after_secs {
+                Some(secs) => LostAfter::After(Duration::from_secs(secs)),
+                None => LostAfter::Never,
+            },
+        },
+        desired: pick(&DESIRES, stored.desired)?,
+        generation: Generation(stored.generation),
+        token: TokenHash::from_bytes(stored.token),
+        gateway_token: Secret::from_text(stored.gateway_token),
+        created_at: WallTime(stored.created_at),
+        updated_at: WallTime(stored.updated_at),
+        replicas: Vec::new(),
+    })
+}
+
+pub(super) fn replica(replica: &Replica) -> Result<Record, StoreError> {
+    let stored = ReplicaV1 {
+        id: *replica.id.as_bytes(),
+        index: replica.index,
+        generation: replica.generation.0,
+        placement: replica.placement.as_ref().map(|place| PlacementV1 {
+            node_id: place.node_id.to_string(),
+            node_name: place.node_name.clone(),
+            proxy: place.proxy.to_string(),
+            gpu_devices: place.gpu_devices.clone(),
+        }),
+        phase: number(&Phase::ALL, &replica.phase),
+        leaving: replica.leaving,
+        container_id: replica.container_id.clone(),
+        port: replica.port,
+        message: replica.message.clone(),
+        restarts: replica.restarts,
+    };
+    write(kind::REPLICA, &format!("replica {}", replica.id), &stored)
+}
+
+pub(super) fn read_replica(record: &Record) -> Result<Replica, StoreError> {
+    let stored: ReplicaV1 = read(kind::REPLICA, record)?;
+    let placement = stored.placement.map(|place| {
+        Ok::<_, StoreError>(Placement {
+            node_id: parse::<NodeId>(&place.node_id)?,
+            node_name: place.node_name,
+            proxy: parse(&place.proxy)?,
+            gpu_devices: place.gpu_devices,
+        })
+    });
+    Ok(Replica {
+        id: ReplicaId::from_bytes(stored.id),
+        index: stored.index,
+        generation: Generation(stored.generation),
+        placement: placement.transpose()?,
+        phase: pick(&Phase::ALL, stored.phase)?,
+        leaving: stored.leaving,
+        container_id: stored.container_id,
+        port: stored.port,
+        message: stored.message,
+        restarts: stored.restarts,
+    })
+}
+
+pub(super) fn command(command: &Command) -> Result<Record, StoreError> {
+    let stored = CommandV1 {
+        id: *command.id.as_bytes(),
+        node_id: command.node_id.to_string(),
+        deployment_id: *command.deployment_id.as_bytes(),
+        replica_id: *command.replica_id.as_bytes(),
+        generation: command.generation.0,
+        action: match &command.action {
+            Action::Start(spec) => ActionV1::Start(start(spec)),
+            Action::Stop => ActionV1::Stop,
+            Action::Delete => ActionV1::Delete,
+            Action::Access { token, public } => {
+                ActionV1::Access { token: token.map(|token| *token.as_bytes()), public: *public }
+            }
+        },
+        created_at: command.created_at.0,
+    };
+    write(kind::COMMAND, &format!("command {}", command.id), &stored)
+}
+
+fn start(spec: &StartSpec) -> StartV1 {
+    StartV1 {
+        runtime: spec.runtime.to_string(),
+        driver: spec.driver.map(|driver| driver.to_string()),
+        image: spec.image.clone(),
+        model: spec.model.clone(),
+        source: spec.source.as_ref().map(ToString::to_string),
+        command: spec.command.clone(),
+        args: spec.args.clone(),
+        env: spec.env.clone(),
+        gpu_devices: spec.gpu_devices.clone(),
+        served_name: spec.served_name.clone(),
+        public: spec.public,
+        token: spec.token.map(|token| *token.as_bytes()),
+        gateway_token: spec.gateway_token.expose().to_owned(),
+    }
+}
+
+fn read_start(stored: StartV1) -> Result<StartSpec, StoreError> {
+    Ok(StartSpec {
+        runtime: parse(&stored.runtime)?,
+        driver: parse_some(stored.driver.as_ref())?,
+        image: stored.image,
+        model: stored.model,
+        source: parse_some(stored.source.as_ref())?,
+        command: stored.command,
+        args: stored.args,
+        env: stored.env,
+        gpu_devices: stored.gpu_devices,
+        served_name: stored.served_name,
+        public: stored.public,
+        token: stored.token.map(TokenHash::from_bytes),
+        gateway_token: Secret::from_text(stored.gateway_token),
+    })
+}
+
+pub(super) fn read_command(record: &Record) -> Result<Command, StoreError> {
+    let stored: CommandV1 = read(kind::COMMAND, record)?;
+    Ok(Command {
+        id: CommandId::from_bytes(stored.id),
+        node_id: parse(&stored.node_id)?,
+        deployment_id: DeploymentId::from_bytes(stored.deployment_id),
+        replica_id: ReplicaId::from_bytes(stored.replica_id),
+        generation: Generation(stored.generation),
+        action: match stored.action {
+            ActionV1::Start(start) => Action::Start(Box::new(read_start(start)?)),
+            ActionV1::Stop => Action::Stop,
+            ActionV1::Delete => Action::Delete,
+            ActionV1::Access { token, public } => {
+                Action::Access { token: token.map(TokenHash::from_bytes), public }
+            }
+        },
+        created_at: WallTime(stored.created_at),
+    })
+}
+
+pub(super) fn event(event: &JournalEvent) -> Result<Record, StoreError> {
+    let stored = EventV1 {
+        seq: event.seq,
+        time: event.time.0,
+        deployment: *event.deployment.as_bytes(),
+        kind: event.kind.clone(),
+        message: event.message.clone(),
+        replica: event.replica.map(|id| *id.as_bytes()),
+        node: event.node.as_ref().map(ToString::to_string),
+    };
+    write(kind::EVENT, &format!("event {}", event.seq), &stored)
+}
+
+pub(super) fn read_event(record: &Record) -> Result<JournalEvent, StoreError> {
+    let stored: EventV1 = read(kind::EVENT, record)?;
+    Ok(JournalEvent {
+        seq: stored.seq,
+        time: WallTime(stored.time),
+        deployment: DeploymentId::from_bytes(stored.deployment),
+        kind: stored.kind,
+        message: stored.message,
+        replica: stored.replica.map(ReplicaId::from_bytes),
+        node: parse_some(stored.node.as_ref())?,
+    })
+}

@@ -1,0 +1,182 @@
+use std::collections::BTreeMap;
+
+use nebula_core::clock::WallTime;
+use nebula_core::ids::{CommandId, Generation, ReplicaId};
+use nebula_core::runtime::{Driver, RuntimeKind};
+use nebula_core::token::{Secret, TokenHash};
+
+use super::*;
+use crate::domain::command::{Action, StartSpec};
+use crate::domain::deployment::{CpuNeed, DeploymentSpec, Desired, GpuNeed, LostAfter, Phase, Placement, Replica};
+use crate::domain::node::{Capabilities, Gpu, Presence, Scheduling};
+
+fn pairs(text: &str) -> BTreeMap<String, String> {
+    BTreeMap::from([(text.to_owned(), format!("{text}-value"))])
+}
+
+fn node() -> Node {
+    Node {
+        id: "node-1".parse().expect("an id"),
+        name: "gpu-server-1".to_owned(),
+        version: "0.1.0".to_owned(),
+        address: "10.0.0.1:9091".parse().expect("an address"),
+        proxy_port: 8888,
+        subdomain: "abc123de.example.com".to_owned(),
+        labels: pairs("zone"),
+        capabilities: Capabilities {
+            gpus: vec![Gpu { uuid: "GPU-1".to_owned(), memory_bytes: 40 << 30, index: 3, ..Gpu::default() }],
+            cpu_cores: 32,
+            supported_runtimes: vec!["vllm".to_owned()],
+            ..Capabilities::default()
+        },
+        boot_id: "boot".to_owned(),
+        scheduling: Scheduling::Draining,
+        presence: Presence::Offline,
+        created_at: WallTime(7),
+    }
+}
+
+fn deployment() -> Deployment {
+    let replica = Replica {
+        id: ReplicaId::from_bytes([2; 16]),
+        index: 0,
+        generation: Generation(4),
+        placement: Some(Placement {
+            node_id: "node-1".parse().expect("an id"),
+            node_name: "gpu-server-1".to_owned(),
+            proxy: "10.0.0.1:8888".parse().expect("an address"),
+            gpu_devices: vec![3],
+        }),
+        phase: Phase::Unreachable,
+        leaving: false,
+        container_id: "4711".to_owned(),
+        port: 30_000,
+        message: "node gpu-server-1 is offline".to_owned(),
+        restarts: 2,
+    };
+    Deployment {
+        id: DeploymentId::from_bytes([1; 16]),
+        name: "org/model".to_owned(),
+        spec: DeploymentSpec {
+            model: "org/model".to_owned(),
+            runtime: RuntimeKind::Llamacpp,
+            source: Some("fs:///models/x.gguf".parse().expect("a source")),
+            image: Some("image:1".to_owned()),
+            driver: Some(Driver::Process),
+            command: vec!["serve".to_owned()],
+            args: vec!["--x".to_owned()],
+            env: pairs("env"),
+            node: Some("gpu-server-1".to_owned()),
+            labels: pairs("label"),
+            replicas: 2,
+            gpu: GpuNeed { count: 1, kind: Some("A100".to_owned()), memory_bytes: 1 << 30 },
+            cpu: CpuNeed { cores: 4 },
+            public: true,
+            lost_after: LostAfter::Never,
+        },
+        desired: Desired::Stopped,
+        generation: Generation(4),
+        token: TokenHash::of("nbtok_x"),
+        gateway_token: Secret::from_text("nbgw_x"),
+        created_at: WallTime(1),
+        updated_at: WallTime(2),
+        replicas: vec![replica],
+    }
+}
+
+fn start() -> Command {
+    let dep = deployment();
+    Command {
+        id: CommandId::from_bytes([9; 16]),
+        node_id: node().id,
+        deployment_id: dep.id,
+        replica_id: dep.replicas[0].id,
+        generation: Generation(4),
+        action: Action::Start(Box::new(StartSpec {
+            runtime: dep.spec.runtime,
+            driver: dep.spec.driver,
+            image: String::new(),
+            model: dep.spec.model.clone(),
+            source: dep.spec.source.clone(),
+            command: Vec::new(),
+            args: dep.spec.args.clone(),
+            env: dep.spec.env.clone(),
+            gpu_devices: vec![3],
+            served_name: dep.name.clone(),
+            public: false,
+            token: Some(dep.token),
+            gateway_token: dep.gateway_token,
+        })),
+        created_at: WallTime(3),
+    }
+}
+
+fn event(seq: u64) -> JournalEvent {
+    JournalEvent {
+        seq,
+        time: WallTime(5),
+        deployment: deployment().id,
+        kind: "running".to_owned(),
+        message: "replica 0 is running".to_owned(),
+        replica: Some(ReplicaId::from_bytes([2; 16])),
+        node: Some(node().id),
+    }
+}
+
+#[tokio::test]
+async fn what_is_committed_is_there_after_the_store_was_opened_again() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let dep = deployment();
+    let stop = Command { id: CommandId::random(), action: Action::Stop, created_at: WallTime(2), ..start() };
+    {
+        let store = EmbeddedStore::open(dir.path()).expect("opened");
+        let mut writes = vec![
+            Write::PutNode(Box::new(node())),
+            Write::PutDeployment(Box::new(dep.clone())),
+            Write::PutReplica(dep.id, Box::new(dep.replicas[0].clone())),
+            Write::PutCommand(Box::new(start())),
+            Write::PutCommand(Box::new(stop.clone())),
+        ];
+        writes.extend([300, 2, 1].map(|seq| Write::PutEvent(Box::new(event(seq)))));
+        store.commit(writes).await.expect("committed");
+        store.close();
+    }
+    let store = EmbeddedStore::open(dir.path()).expect("opened again");
+    assert_eq!(store.nodes().await.expect("read"), [node()]);
+    assert_eq!(store.deployment_names().await.expect("read"), [(dep.id, dep.name.clone())]);
+    assert_eq!(store.deployment(dep.id).await.expect("read"), Some(dep.clone()));
+    assert_eq!(store.commands(node().id).await.expect("read"), [stop.clone(), start()], "oldest first");
+    assert_eq!(store.events(dep.id).await.expect("read"), [1, 2, 300].map(event));
+    assert_eq!(store.last_event_seq().await.expect("read"), 300);
+    let gone = vec![
+        Write::DeleteNode(node().id),
+        Write::DeleteReplica(dep.id, dep.replicas[0].id),
+        Write::DeleteDeployment(dep.id),
+        Write::DeleteCommand(node().id, stop.id),
+        Write::DeleteEvent(dep.id, 2),
+    ];
+    store.commit(gone).await.expect("committed");
+    assert_eq!(store.nodes().await.expect("read"), []);
+    assert_eq!(store.deployment(dep.id).await.expect("read"), None);
+    assert_eq!(store.commands(node().id).await.expect("read"), [start()]);
+    assert_eq!(store.events(dep.id).await.expect("read"), [1, 300].map(event));
+}
+
+#[tokio::test]
+async fn a_node_whose_id_begins_like_anothers_has_its_own_commands() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = EmbeddedStore::open(dir.path()).expect("opened");
+    let other = Command { node_id: "node-10".parse().expect("an id"), ..start() };
+    store.commit(vec![Write::PutCommand(Box::new(other))]).await.expect("committed");
+    assert_eq!(store.commands("node-1".parse().expect("an id")).await.expect("read"), []);
+}
+
+#[tokio::test]
+async fn what_is_too_large_is_refused_by_name() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = EmbeddedStore::open(dir.path()).expect("opened");
+    let mut dep = deployment();
+    dep.spec.args = vec!["x".repeat(10_000)];
+    let refused = store.commit(vec![Write::PutDeployment(Box::new(dep))]).await.expect_err("too large");
+    assert!(refused.to_string().contains("deployment \"org/model\""), "{refused}");
+}
