@@ -58,6 +58,8 @@ impl App {
         for warning in &config.warnings {
             tracing::warn!(warning, "configuration");
         }
+        let version = env!("CARGO_PKG_VERSION");
+        tracing::info!(version, data_dir = %config.data_dir.display(), "nebulad starts");
         let store = EmbeddedStore::open(&config.data_dir)?;
         let admin_token = admin_token(&config)?;
         let http_listener = listen(config.bind, config.http_port, "--http-port")?;
@@ -162,7 +164,9 @@ impl Signals {
     /// # Errors
     /// When the operating system refuses.
     pub fn listen() -> Result<Self, Fatal> {
-        let of = |kind| signal(kind).map_err(|error| Fatal::new(Exit::Failed, format!("cannot take signals: {error}")));
+        let of = |kind| {
+            signal(kind).map_err(|error| Fatal::new(Exit::Failed, format!("cannot take signals: {error}")))
+        };
         Ok(Self { terminate: of(SignalKind::terminate())?, interrupt: of(SignalKind::interrupt())? })
     }
 
@@ -178,8 +182,11 @@ impl Signals {
 fn listen(bind: IpAddr, port: u16, flag: &str) -> Result<TcpListener, Fatal> {
     let address = SocketAddr::new(bind, port);
     let failed = |error: std::io::Error| match error.kind() {
-        std::io::ErrorKind::AddrInUse => Fatal::new(Exit::PortTaken, format!("port {port} is taken ({address})"))
-            .hint(format!("stop what listens there, or choose another port with {flag}; 0 takes a free one")),
+        std::io::ErrorKind::AddrInUse => {
+            Fatal::new(Exit::PortTaken, format!("port {port} is taken ({address})")).hint(format!(
+                "stop what listens there, or choose another port with {flag}; 0 takes a free one"
+            ))
+        }
         std::io::ErrorKind::PermissionDenied => {
             Fatal::new(Exit::NotAllowed, format!("not allowed to listen on {address}"))
                 .hint(format!("ports below 1024 need privileges; choose another with {flag}"))
@@ -187,12 +194,11 @@ fn listen(bind: IpAddr, port: u16, flag: &str) -> Result<TcpListener, Fatal> {
         _ => Fatal::new(Exit::Config, format!("cannot listen on {address}: {error}"))
             .hint("--bind takes an address of this machine"),
     };
-    let socket = actix_listener(address).map_err(failed)?;
-    Ok(socket)
+    listener(address).map_err(failed)
 }
 
 /// A listener with a long backlog that can take its port again right after a restart.
-fn actix_listener(address: SocketAddr) -> std::io::Result<TcpListener> {
+fn listener(address: SocketAddr) -> std::io::Result<TcpListener> {
     use rustix::net::{self, AddressFamily, SocketType, sockopt};
     let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
     let socket = net::socket_with(family, SocketType::STREAM, net::SocketFlags::CLOEXEC, None)?;
@@ -227,7 +233,8 @@ fn write_token(path: &Path) -> std::io::Result<Result<Secret, Fatal>> {
         Err(error) => return Ok(Err(Fatal::new(Exit::Failed, error.to_string()))),
     };
     let temporary = path.with_extension("token.tmp");
-    let mut file = fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&temporary)?;
+    let mut file =
+        fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&temporary)?;
     writeln!(file, "{}", token.expose())?;
     file.sync_all()?;
     fs::rename(&temporary, path)?;

@@ -13,7 +13,11 @@ use nebula_core::token::Secret;
 
 /// The control plane of Nebula.
 #[derive(Parser, Debug)]
-#[command(name = "nebulad", version, about = "The control plane of Nebula: serves language models from your GPU machines")]
+#[command(
+    name = "nebulad",
+    version,
+    about = "The control plane of Nebula: serves language models from your GPU machines"
+)]
 pub struct Cli {
     /// What to do; serve unless it is said.
     #[command(subcommand)]
@@ -113,7 +117,13 @@ pub struct Flags {
     #[arg(long, env = "NEBULAD_ADMIN_TOKEN", global = true, hide_env_values = true)]
     pub admin_token: Option<String>,
     /// Origins from which browsers may call the gateway; repeatable
-    #[arg(long, env = "NEBULAD_CORS_ALLOW_ORIGIN", default_value = "*", value_delimiter = ',', global = true)]
+    #[arg(
+        long,
+        env = "NEBULAD_CORS_ALLOW_ORIGIN",
+        default_value = "*",
+        value_delimiter = ',',
+        global = true
+    )]
     pub cors_allow_origin: Vec<String>,
     /// How long known nodes are waited for after a start
     #[arg(long, env = "NEBULAD_RESTART_GRACE", default_value = "120", value_parser = duration::parse, global = true)]
@@ -189,16 +199,24 @@ impl TryFrom<Flags> for Config {
         let prefix_is_path = api_prefix.is_empty()
             || (api_prefix.starts_with('/')
                 && !api_prefix.contains("//")
-                && api_prefix.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'-' | b'_' | b'.')));
-        if !prefix_is_path || api_prefix.starts_with("/api/") || matches!(api_prefix.as_str(), "" | "/api" | "/admin") {
+                && api_prefix
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'-' | b'_' | b'.')));
+        if !prefix_is_path
+            || api_prefix.starts_with("/api/")
+            || matches!(api_prefix.as_str(), "" | "/api" | "/admin")
+        {
             wrong.push(format!("--api-prefix \"{}\" is no path of its own such as /v1", flags.api_prefix));
         }
         if flags.max_body_bytes == 0 {
             wrong.push("--max-body-bytes is 0".to_owned());
         }
-        let long_enough = |token: &String| token.len() >= ADMIN_TOKEN_CHARS_MIN && !token.contains(char::is_whitespace);
+        let long_enough =
+            |token: &String| token.len() >= ADMIN_TOKEN_CHARS_MIN && !token.contains(char::is_whitespace);
         if flags.admin_token.as_ref().is_some_and(|token| !long_enough(token)) {
-            wrong.push(format!("--admin-token is shorter than {ADMIN_TOKEN_CHARS_MIN} characters or holds spaces"));
+            wrong.push(format!(
+                "--admin-token is shorter than {ADMIN_TOKEN_CHARS_MIN} characters or holds spaces"
+            ));
         }
         if !wrong.is_empty() {
             return Err(Fatal::new(Exit::Config, wrong.join("; "))
@@ -226,7 +244,8 @@ impl TryFrom<Flags> for Config {
 }
 
 fn bind_address(flags: &Flags, wrong: &mut Vec<String>, warnings: &mut Vec<String>) -> IpAddr {
-    let address = if flags.bind == "localhost" { Ok(IpAddr::from([127, 0, 0, 1])) } else { flags.bind.parse() };
+    let address =
+        if flags.bind == "localhost" { Ok(IpAddr::from([127, 0, 0, 1])) } else { flags.bind.parse() };
     let address = address.unwrap_or_else(|_| {
         wrong.push(format!("--bind \"{}\" is no IP address", flags.bind));
         IpAddr::from([127, 0, 0, 1])
@@ -283,14 +302,18 @@ fn check_edge(flags: &Flags, wrong: &mut Vec<String>, warnings: &mut Vec<String>
         ("--route53-endpoint-url", flags.route53_endpoint_url.as_ref()),
     ];
     for (name, url) in urls.into_iter().filter_map(|(name, url)| Some((name, url?))) {
-        let valid = url.parse::<http::Uri>().is_ok_and(|uri| {
-            uri.host().is_some() && matches!(uri.scheme_str(), Some("http" | "https"))
-        });
+        let valid = url
+            .parse::<http::Uri>()
+            .is_ok_and(|uri| uri.host().is_some() && matches!(uri.scheme_str(), Some("http" | "https")));
         if !valid {
             wrong.push(format!("{name} \"{url}\" is no http:// or https:// address"));
         }
     }
-    if !flags.caddy_listen.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok_and(|port| port > 0)) {
+    if !flags
+        .caddy_listen
+        .rsplit_once(':')
+        .is_some_and(|(_, port)| port.parse::<u16>().is_ok_and(|port| port > 0))
+    {
         wrong.push(format!("--caddy-listen \"{}\" is no :port", flags.caddy_listen));
     }
     if flags.route53_access_key_id.is_some() != flags.route53_secret_access_key.is_some() {
@@ -300,10 +323,14 @@ fn check_edge(flags: &Flags, wrong: &mut Vec<String>, warnings: &mut Vec<String>
         wrong.push("--route53-ttl is 0".to_owned());
     }
     if flags.route53_hosted_zone_id.is_some() && flags.gateway_ip.is_none() {
-        wrong.push("--route53-hosted-zone-id needs --gateway-ip, the address that records point to".to_owned());
+        wrong.push(
+            "--route53-hosted-zone-id needs --gateway-ip, the address that records point to".to_owned(),
+        );
     }
     if flags.caddy_admin_url.is_some() || flags.route53_hosted_zone_id.is_some() {
-        warnings.push("this version does not manage Caddy or Route 53 yet; their flags are checked only".to_owned());
+        warnings.push(
+            "this version does not manage Caddy or Route 53 yet; their flags are checked only".to_owned(),
+        );
     }
 }
 
@@ -312,7 +339,8 @@ mod tests {
     use super::*;
 
     fn config(args: &[&str]) -> Result<Config, Fatal> {
-        let cli = Cli::try_parse_from(std::iter::once("nebulad").chain(args.iter().copied())).expect("parsed");
+        let cli =
+            Cli::try_parse_from(std::iter::once("nebulad").chain(args.iter().copied())).expect("parsed");
         Config::try_from(cli.flags)
     }
 
@@ -334,7 +362,14 @@ mod tests {
     #[test]
     fn everything_that_is_wrong_is_said_at_once() {
         let error = config(&[
-            "--heartbeat-timeout", "59", "--gateway-domain", "not a domain", "--bind", "0.0.0.0", "--api-prefix", "/admin",
+            "--heartbeat-timeout",
+            "59",
+            "--gateway-domain",
+            "not a domain",
+            "--bind",
+            "0.0.0.0",
+            "--api-prefix",
+            "/admin",
         ])
         .expect_err("wrong");
         assert_eq!(error.exit, Exit::Config);

@@ -20,9 +20,7 @@ use tempfile::TempDir;
 use crate::actors::deployment::machine::Intent;
 use crate::app::{App, Signals};
 use crate::config::{Config, DevArgs, Flags};
-use crate::domain::deployment::{
-    CpuNeed, Deployment, DeploymentSpec, Desired, GpuNeed, LostAfter, Phase,
-};
+use crate::domain::deployment::{CpuNeed, Deployment, DeploymentSpec, Desired, GpuNeed, LostAfter, Phase};
 use crate::domain::error::{Error, ErrorClass};
 
 mod chat;
@@ -96,19 +94,21 @@ pub async fn run(flags: Flags, args: DevArgs) -> Result<(), Fatal> {
 }
 
 /// The data directory, removed at the end when it is our own.
-enum Data {
-    Temporary(TempDir),
-    Given,
+struct Data {
+    temporary: Option<TempDir>,
 }
 
 fn config(flags: Flags) -> Result<(Config, Data), Fatal> {
     if flags.bind != "localhost" && !is_loopback_host(&flags.bind) {
-        return Err(Fatal::new(Exit::Config, format!("dev mode listens on this machine only, not on {}", flags.bind))
-            .hint("to serve others, start nebulad and nebula-agent on their own"));
+        return Err(Fatal::new(
+            Exit::Config,
+            format!("dev mode listens on this machine only, not on {}", flags.bind),
+        )
+        .hint("to serve others, start nebulad and nebula-agent on their own"));
     }
     let mut config = Config::try_from(flags.clone())?;
     if flags.data_dir.is_some() {
-        return Ok((config, Data::Given));
+        return Ok((config, Data { temporary: None }));
     }
     let made = tempfile::Builder::new().prefix("nebula-dev-").tempdir();
     let dir = made.map_err(|error| {
@@ -116,7 +116,7 @@ fn config(flags: Flags) -> Result<(Config, Data), Fatal> {
             .hint("choose a directory with --data-dir")
     })?;
     config.data_dir = dir.path().to_owned();
-    Ok((config, Data::Temporary(dir)))
+    Ok((config, Data { temporary: Some(dir) }))
 }
 
 fn spec(args: &DevArgs) -> Result<DeploymentSpec, Fatal> {
@@ -157,8 +157,9 @@ fn spec(args: &DevArgs) -> Result<DeploymentSpec, Fatal> {
 }
 
 async fn start_agent(app: &App, config: &Config) -> Result<Running, Fatal> {
-    let executable = std::env::current_exe()
-        .map_err(|error| Fatal::new(Exit::Failed, format!("this program's own file is not known: {error}")))?;
+    let executable = std::env::current_exe().map_err(|error| {
+        Fatal::new(Exit::Failed, format!("this program's own file is not known: {error}"))
+    })?;
     let sim = vec![executable.to_string_lossy().into_owned(), SIM_RUNTIME.to_owned()];
     let data_dir = config.data_dir.join("agent");
     let words = [
@@ -206,7 +207,8 @@ async fn serve(
 
 /// Creates the deployment, or makes the one of an earlier run what is wanted now.
 async fn deploy(app: &App, spec: DeploymentSpec) -> Result<(), Error> {
-    let no_token = |error: nebula_core::token::NoRandomness| Error::new(ErrorClass::Internal, error.to_string());
+    let no_token =
+        |error: nebula_core::token::NoRandomness| Error::new(ErrorClass::Internal, error.to_string());
     let now = wall_now();
     let dep = Deployment {
         id: DeploymentId::random(),
@@ -233,7 +235,8 @@ async fn wait_until_running(app: &App, out: &mut Progress) -> Result<(), Fatal> 
     let began = out.elapsed();
     let mut shown = (Phase::Pending, String::new());
     loop {
-        let dep = app.system.deployment(NAME).await.map_err(|error| Fatal::new(Exit::Failed, error.message))?;
+        let dep =
+            app.system.deployment(NAME).await.map_err(|error| Fatal::new(Exit::Failed, error.message))?;
         let now = (dep.state(), dep.message());
         if now != shown {
             out.step(now.0.as_str(), &now.1);
@@ -275,10 +278,7 @@ struct Progress {
 
 impl Progress {
     fn begin(config: &Config, data: &Data) -> Self {
-        let kept = match data {
-            Data::Temporary(_) => "removed at the end",
-            Data::Given => "kept",
-        };
+        let kept = if data.temporary.is_some() { "removed at the end" } else { "kept" };
         let version = env!("CARGO_PKG_VERSION");
         println!("nebula {version}, dev mode; data in {} ({kept})\n", config.data_dir.display());
         let clock = Clock::start();

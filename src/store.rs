@@ -66,13 +66,17 @@ fn batch(writes: Vec<Write>) -> Result<Batch, StoreError> {
             Write::DeleteNode(id) => batch.delete(keys::node(&id)),
             Write::PutDeployment(dep) => batch.put(keys::deployment(dep.id), records::deployment(&dep)?),
             Write::DeleteDeployment(id) => batch.delete(keys::deployment(id)),
-            Write::PutReplica(dep, replica) => batch.put(keys::replica(dep, replica.id), records::replica(&replica)?),
+            Write::PutReplica(dep, replica) => {
+                batch.put(keys::replica(dep, replica.id), records::replica(&replica)?)
+            }
             Write::DeleteReplica(dep, id) => batch.delete(keys::replica(dep, id)),
             Write::PutCommand(command) => {
                 batch.put(keys::command(&command.node_id, command.id), records::command(&command)?)
             }
             Write::DeleteCommand(node, id) => batch.delete(keys::command(&node, id)),
-            Write::PutEvent(event) => batch.put(keys::event(event.deployment, event.seq), records::event(&event)?),
+            Write::PutEvent(event) => {
+                batch.put(keys::event(event.deployment, event.seq), records::event(&event)?)
+            }
             Write::DeleteEvent(dep, seq) => batch.delete(keys::event(dep, seq)),
         };
     }

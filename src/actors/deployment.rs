@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{
-    Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseFuture, SpawnHandle,
-    WrapFuture,
+    Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseFuture,
+    SpawnHandle, WrapFuture,
 };
 use nebula_core::clock::Clock;
 use nebula_core::ids::{CommandId, DeploymentId, Generation, NodeId, ReplicaId};
@@ -41,6 +41,9 @@ pub const PARENT: &str = "/deployments";
 
 /// How long to wait before a command that a session could not take is given to it again.
 const SEND_RETRY: Duration = Duration::from_secs(1);
+
+/// How long to wait before a session that is not open yet is looked for again.
+const SESSION_LOOK: Duration = Duration::from_millis(100);
 
 /// A deployment's path.
 #[must_use]
@@ -73,7 +76,8 @@ pub(crate) fn spec(system: System, id: DeploymentId) -> ChildSpec {
 impl DeploymentActor {
     async fn load(birth: Birth, system: System, id: DeploymentId) -> Result<(), Error> {
         let stored = system.store.deployment(id).await.map_err(super::system::store_error)?;
-        let dep = stored.ok_or_else(|| Error::new(ErrorClass::NotFound, format!("deployment {id} is not stored")))?;
+        let dep = stored
+            .ok_or_else(|| Error::new(ErrorClass::NotFound, format!("deployment {id} is not stored")))?;
         let events = system.store.events(id).await.map_err(super::system::store_error)?;
         let actor = Self {
             id,
@@ -163,22 +167,32 @@ impl DeploymentActor {
         if self.followed.contains_key(&node) {
             return;
         }
-        let Some(cell) = self.system.tree.cell(&super::session::path(&node)) else {
-            ctx.notify(Forgotten(node));
-            return;
-        };
-        let mut news = cell.watch();
-        let address = ctx.address();
-        let followed = node.clone();
+        let (system, address, followed) = (self.system.clone(), ctx.address(), node.clone());
         let following = async move {
-            loop {
-                if address.send(Look(followed.clone())).await.is_err() || news.changed().await.is_err() {
-                    return;
-                }
-            }
+            let Some(cell) = find_session(&system, &followed).await else {
+                // Nobody is left who could hear it if this fails.
+                let _ = address.send(News::NodeGone(followed)).await;
+                return;
+            };
+            let mut news = cell.watch();
+            while address.send(Look(followed.clone())).await.is_ok() && news.changed().await.is_ok() {}
         };
         let handle = ctx.spawn(following.into_actor(self));
         self.followed.insert(node, handle);
+    }
+}
+
+/// The session of a node; none when the registry knows no such node. One that is not open yet is waited for.
+async fn find_session(system: &System, node: &NodeId) -> Option<Arc<Cell>> {
+    loop {
+        if let Some(cell) = system.tree.cell(&super::session::path(node)) {
+            return Some(cell);
+        }
+        let known = system.registry.ask(super::registry::PATH, super::registry::GetNode(node.clone())).await;
+        if matches!(known, Ok(None)) {
+            return None;
+        }
+        tokio::time::sleep(SESSION_LOOK).await;
     }
 }
 
@@ -343,19 +357,6 @@ impl Handler<Look> for DeploymentActor {
         if let Some(facts) = facts {
             self.drive(Event::Node(facts), ctx);
         }
-    }
-}
-
-/// A node that was to be followed does not exist.
-#[derive(Message)]
-#[rtype(result = "()")]
-struct Forgotten(NodeId);
-
-impl Handler<Forgotten> for DeploymentActor {
-    type Result = ();
-
-    fn handle(&mut self, Forgotten(node): Forgotten, ctx: &mut Context<Self>) {
-        self.drive(Event::NodeGone(node), ctx);
     }
 }
 

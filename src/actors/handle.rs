@@ -73,7 +73,9 @@ where
         match tokio::time::timeout(ASK_TIMEOUT, answer).await {
             Ok(Ok(Ok(answer))) => Ok(answer),
             Ok(Ok(Err(_)) | Err(_)) => Err(Error::restarting()),
-            Err(_) => Err(Error::new(ErrorClass::Timeout, "no answer in time; whether it happened is unknown")),
+            Err(_) => {
+                Err(Error::new(ErrorClass::Timeout, "no answer in time; whether it happened is unknown"))
+            }
         }
     }
 

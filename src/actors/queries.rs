@@ -209,7 +209,9 @@ impl System {
     #[must_use]
     pub fn not_ready(&self) -> Vec<String> {
         let core = [super::registry::PATH, super::router::PATH, super::scheduler::PATH, super::catalog::PATH];
-        let down = core.into_iter().filter(|path| self.tree.cell(path).is_none_or(|cell| cell.life() != Life::Running));
+        let down = core
+            .into_iter()
+            .filter(|path| self.tree.cell(path).is_none_or(|cell| cell.life() != Life::Running));
         down.map(|path| format!("actor {path} is not running")).collect()
     }
 
@@ -227,8 +229,11 @@ impl System {
             ("", &self.supervisors.core),
         ];
         for (parent, supervisor) in families {
-            let Some(id) = path.strip_prefix(parent).and_then(|rest| rest.strip_prefix('/')) else { continue };
-            let found = supervisor.send(RestartChild(id.to_owned())).await.map_err(|_| Error::restarting())?;
+            let Some(id) = path.strip_prefix(parent).and_then(|rest| rest.strip_prefix('/')) else {
+                continue;
+            };
+            let found =
+                supervisor.send(RestartChild(id.to_owned())).await.map_err(|_| Error::restarting())?;
             return if found { Ok(()) } else { Err(nobody()) };
         }
         Err(nobody())

@@ -9,9 +9,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::{
-    Actor, AsyncContext, Context, Handler, Message, MessageResult, ResponseFuture, SpawnHandle,
-};
+use actix::{Actor, AsyncContext, Context, Handler, Message, MessageResult, ResponseFuture, SpawnHandle};
 use nebula_core::clock::{Clock, Tick};
 use nebula_core::ids::NodeId;
 use serde::Serialize;
@@ -158,7 +156,9 @@ impl Performer for Registry {
 
     fn perform(&mut self, effect: Effect, _: &mut Context<Self>) {
         match effect {
-            Effect::Persist(write) => debug_assert!(matches!(write, Write::PutNode(_)), "writes are committed"),
+            Effect::Persist(write) => {
+                debug_assert!(matches!(write, Write::PutNode(_)), "writes are committed")
+            }
             Effect::OpenSession(id) => self.system.open_session(id),
             Effect::CloseSession(id) => {
                 self.system.close_session(&id);
@@ -290,7 +290,9 @@ impl Handler<GetNodes> for Registry {
         self.cell.received();
         let now = self.clock.now();
         let age = |update: &NodeUpdate| self.machine.heard_at(&update.node.id).map(|heard| now.since(heard));
-        MessageResult(self.machine.nodes().map(|update| (age(&update), update)).map(|(a, u)| (u, a)).collect())
+        MessageResult(
+            self.machine.nodes().map(|update| (age(&update), update)).map(|(a, u)| (u, a)).collect(),
+        )
     }
 }
 

@@ -64,8 +64,14 @@ impl Router {
             specs.extend(stored.iter().map(RouteSpec::of));
         }
         let machine = Machine::load(specs, &system.routes.load());
-        let router =
-            Self { machine, system, cell: birth.cell.clone(), gathering: false, publications: 0, _watch: birth.watch };
+        let router = Self {
+            machine,
+            system,
+            cell: birth.cell.clone(),
+            gathering: false,
+            publications: 0,
+            _watch: birth.watch,
+        };
         birth.cell.running(router.start());
         Ok(())
     }

@@ -9,8 +9,8 @@
 use std::sync::Arc;
 
 use actix::{
-    Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, MessageResult, ResponseFuture,
-    WrapFuture,
+    Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, MessageResult,
+    ResponseFuture, WrapFuture,
 };
 use nebula_core::clock::Clock;
 use nebula_core::ids::{CommandId, DeploymentId, NodeId};
@@ -116,7 +116,8 @@ impl Session {
     }
 
     fn call(&self, command: Command, ctx: &mut Context<Self>) {
-        let Some(update) = self.update.as_ref().filter(|update| update.availability != Availability::Offline) else {
+        let Some(update) = self.update.as_ref().filter(|update| update.availability != Availability::Offline)
+        else {
             // Nobody to call: the next heartbeat's answer carries it.
             ctx.notify(NotCalled(command.id));
             return;
@@ -173,7 +174,8 @@ impl Performer for Session {
             Effect::Persist(_) => debug_assert!(false, "writes are committed"),
             Effect::Call(command) => self.call(*command, ctx),
             Effect::Rejected(deployment, replica, generation, why) => {
-                self.system.tell_deployment(deployment, super::deployment::Rejected { replica, generation, why });
+                self.system
+                    .tell_deployment(deployment, super::deployment::Rejected { replica, generation, why });
             }
             Effect::Reply(to, reply) => self.replies.answer(to, reply),
             Effect::Finished => {
@@ -224,7 +226,8 @@ impl Handler<Report> for Session {
 
     fn handle(&mut self, Report(report): Report, ctx: &mut Context<Self>) -> Self::Result {
         self.cell.received();
-        let known = |report: &&ReplicaReport| self.system.knows_replica(report.deployment_id, report.replica_id);
+        let known =
+            |report: &&ReplicaReport| self.system.knows_replica(report.deployment_id, report.replica_id);
         let orphans: Vec<ReplicaReport> = report.replicas.iter().filter(|r| !known(r)).cloned().collect();
         let (commands, mut effects) = self.machine.report(report);
         if !orphans.is_empty() {

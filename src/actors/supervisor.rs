@@ -107,7 +107,10 @@ impl DeathWatch {
 impl Drop for DeathWatch {
     fn drop(&mut self) {
         let reason = if std::thread::panicking() {
-            Reason::Failed(format!("panicked: {}", last_panic::take().unwrap_or_else(|| "no message".to_owned())))
+            Reason::Failed(format!(
+                "panicked: {}",
+                last_panic::take().unwrap_or_else(|| "no message".to_owned())
+            ))
         } else {
             self.reason.clone()
         };
@@ -135,15 +138,16 @@ impl Supervisor {
         Self { path: path.to_owned(), tree, children: BTreeMap::new() }.start()
     }
 
-    fn build(&mut self, id: &str, first: Option<oneshot::Sender<Result<(), Error>>>, ctx: &mut Context<Self>) {
+    fn build(
+        &mut self,
+        id: &str,
+        first: Option<oneshot::Sender<Result<(), Error>>>,
+        ctx: &mut Context<Self>,
+    ) {
         let Some(child) = self.children.get(id) else { return };
         let incarnation = child.cell.begin_incarnation();
-        let watch = DeathWatch {
-            parent: ctx.address(),
-            child: id.to_owned(),
-            incarnation,
-            reason: Reason::Lost,
-        };
+        let watch =
+            DeathWatch { parent: ctx.address(), child: id.to_owned(), incarnation, reason: Reason::Lost };
         let started = (child.spec.factory)(Birth { cell: child.cell.clone(), watch });
         let id = id.to_owned();
         ctx.spawn(started.into_actor(self).map(move |result, supervisor, ctx| {
@@ -261,3 +265,6 @@ impl Handler<Exited> for Supervisor {
         self.fell(&exited.child, exited.incarnation, cause, ctx);
     }
 }
+
+#[cfg(test)]
+mod tests;

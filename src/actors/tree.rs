@@ -282,7 +282,11 @@ impl Tree {
         let below = format!("{}/", path.trim_end_matches('/'));
         let cells: Vec<Arc<Cell>> = {
             let cells = self.cells.read().unwrap_or_else(PoisonError::into_inner);
-            cells.values().filter(|cell| cell.path == path || cell.path.starts_with(&below)).cloned().collect()
+            cells
+                .values()
+                .filter(|cell| cell.path == path || cell.path.starts_with(&below))
+                .cloned()
+                .collect()
         };
         nest(cells.iter().map(|cell| cell.view()).collect())
     }
@@ -325,7 +329,10 @@ mod tests {
             tree.plant(path, "test");
         }
         let roots = tree.view("/");
-        assert_eq!(roots.iter().map(|r| r.path.as_str()).collect::<Vec<_>>(), ["/registry", "/registry-x", "/router"]);
+        assert_eq!(
+            roots.iter().map(|r| r.path.as_str()).collect::<Vec<_>>(),
+            ["/registry", "/registry-x", "/router"]
+        );
         assert_eq!(roots[0].children[0].children[0].path, "/registry/sessions/a");
         assert_eq!(tree.view("/registry/sessions").len(), 1);
         for child in ["b", "c"] {

@@ -28,7 +28,12 @@ fn failed(what: impl Into<String>) -> Fatal {
 }
 
 /// Streams the answer to standard output; returns the time to its first piece.
-pub(super) async fn stream(gateway: SocketAddr, prefix: &str, model: &str, prompt: &str) -> Result<Duration, Fatal> {
+pub(super) async fn stream(
+    gateway: SocketAddr,
+    prefix: &str,
+    model: &str,
+    prompt: &str,
+) -> Result<Duration, Fatal> {
     let clock = Clock::start();
     let body = json!({
         "model": model,
@@ -47,7 +52,10 @@ pub(super) async fn stream(gateway: SocketAddr, prefix: &str, model: &str, promp
         body: CallBody::Bytes(Bytes::from(body.to_string())),
         first_byte_timeout: ANSWER_TIMEOUT,
     };
-    let answer = Client::new().send(call).await.map_err(|error| failed(format!("the gateway did not answer: {error}")))?;
+    let answer = Client::new()
+        .send(call)
+        .await
+        .map_err(|error| failed(format!("the gateway did not answer: {error}")))?;
     if !answer.status.is_success() {
         let status = answer.status;
         let text = answer.collect(ERROR_BYTES_MAX, ANSWER_TIMEOUT).await.unwrap_or_default();
@@ -93,11 +101,13 @@ impl Reader {
                 self.done = true;
                 continue;
             }
-            let event: Value = serde_json::from_slice(data).map_err(|_| failed("the answer is no event stream"))?;
-            if let Some(error) = event.get("error") {
-                return Err(failed(format!("the answer broke off: {}", error["message"].as_str().unwrap_or("no reason"))));
+            let event: Value =
+                serde_json::from_slice(data).map_err(|_| failed("the answer is no event stream"))?;
+            if let Some(why) = event.pointer("/error/message") {
+                return Err(failed(format!("the answer broke off: {}", why.as_str().unwrap_or("no reason"))));
             }
-            pieces.extend(event["choices"][0]["delta"]["content"].as_str().map(str::to_owned));
+            let piece = event.pointer("/choices/0/delta/content").and_then(Value::as_str);
+            pieces.extend(piece.map(str::to_owned));
         }
         Ok(pieces.into_iter().filter(|piece| !piece.is_empty()).collect())
     }
@@ -109,7 +119,8 @@ mod tests {
 
     #[test]
     fn pieces_are_found_however_the_stream_is_cut() {
-        let stream = b"data: {\"choices\":[{\"delta\":{\"content\":\"Hi\"}}]}\r\n\r\n: comment\n\ndata: [DONE]\n\n";
+        let stream =
+            b"data: {\"choices\":[{\"delta\":{\"content\":\"Hi\"}}]}\r\n\r\n: comment\n\ndata: [DONE]\n\n";
         for cut in 0..stream.len() {
             let mut reader = Reader::default();
             let (one, two) = stream.split_at(cut);

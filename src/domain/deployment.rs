@@ -229,10 +229,12 @@ impl Deployment {
             Desired::Stopped => Phase::Stopping,
             Desired::Running if self.spec.replicas == 0 && self.replicas.is_empty() => Phase::Stopped,
             Desired::Running if self.spec.replicas == 0 => Phase::Stopping,
-            Desired::Running => [Phase::Running, Phase::Starting, Phase::Preparing, Phase::Unreachable, Phase::Failed]
-                .into_iter()
-                .find(|phase| staying().any(|replica| replica.phase == *phase))
-                .unwrap_or(Phase::Pending),
+            Desired::Running => {
+                [Phase::Running, Phase::Starting, Phase::Preparing, Phase::Unreachable, Phase::Failed]
+                    .into_iter()
+                    .find(|phase| staying().any(|replica| replica.phase == *phase))
+                    .unwrap_or(Phase::Pending)
+            }
         }
     }
 
@@ -260,7 +262,8 @@ impl Deployment {
 /// Whether `name` may name a deployment: 1 to 128 characters, letters and digits first, then also `._-/:@+`.
 #[must_use]
 pub fn is_deployment_name(name: &str) -> bool {
-    let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'/' | b':' | b'@' | b'+');
+    let legal =
+        |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'/' | b':' | b'@' | b'+');
     name.len() <= 128
         && name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric())
         && name.bytes().all(legal)

@@ -45,6 +45,9 @@ impl Error {
     /// The part that answers is starting again.
     #[must_use]
     pub fn restarting() -> Self {
-        Self::new(ErrorClass::Restarting, "this part of the control plane is restarting, try again in a moment")
+        Self::new(
+            ErrorClass::Restarting,
+            "this part of the control plane is restarting, try again in a moment",
+        )
     }
 }

@@ -206,7 +206,11 @@ mod tests {
         for availability in [Availability::Online, Availability::Suspect, Availability::Offline] {
             for scheduling in Scheduling::ALL {
                 let expected = availability == Availability::Online && scheduling == Scheduling::Schedulable;
-                assert_eq!(may_schedule(availability, scheduling), expected, "{availability:?} {scheduling:?}");
+                assert_eq!(
+                    may_schedule(availability, scheduling),
+                    expected,
+                    "{availability:?} {scheduling:?}"
+                );
             }
         }
     }

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt};
 use nebula_core::address::HostPort;
 use nebula_proto as proto;
@@ -75,7 +74,9 @@ fn agent_error(status: &Status) -> AgentError {
         | Code::Internal
         | Code::Unavailable
         | Code::DataLoss
-        | Code::Unauthenticated => AgentError::Unreachable(format!("{:?}: {}", status.code(), status.message())),
+        | Code::Unauthenticated => {
+            AgentError::Unreachable(format!("{:?}: {}", status.code(), status.message()))
+        }
     }
 }
 
@@ -96,7 +97,8 @@ async fn deliver(mut client: AgentServiceClient<Channel>, command: Command) -> R
         }
         Action::Stop => {
             let timeout_seconds = STOP_GRACE_SECS;
-            let request = proto::StopRuntimeRequest { deployment_id, timeout_seconds, generation, replica_id };
+            let request =
+                proto::StopRuntimeRequest { deployment_id, timeout_seconds, generation, replica_id };
             client.stop_runtime(timed(request, DELIVER_TIMEOUT)).await.map(drop)
         }
         Action::Delete => {
@@ -120,7 +122,8 @@ impl AgentApi for GrpcAgents {
     fn deliver(&self, agent: &HostPort, command: Command) -> BoxFuture<Result<(), AgentError>> {
         let client = self.client(agent);
         Box::pin(async move {
-            let sent = tokio::time::timeout(DELIVER_TIMEOUT + CONNECT_TIMEOUT, deliver(client?, command)).await;
+            let sent =
+                tokio::time::timeout(DELIVER_TIMEOUT + CONNECT_TIMEOUT, deliver(client?, command)).await;
             match sent {
                 Ok(result) => result.map_err(|status| agent_error(&status)),
                 Err(_) => Err(AgentError::Unreachable("no answer in time".to_owned())),
@@ -147,7 +150,7 @@ impl AgentApi for GrpcAgents {
                 Ok(answer) => answer.map_err(|status| agent_error(&status))?.into_inner(),
                 Err(_) => return Err(AgentError::Unreachable("no answer in time".to_owned())),
             };
-            let bytes = stream.map_ok(|chunk| Bytes::from(chunk.data)).map_err(|status| agent_error(&status));
+            let bytes = stream.map_ok(|chunk| chunk.data).map_err(|status| agent_error(&status));
             Ok(bytes.boxed())
         })
     }

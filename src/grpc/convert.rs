@@ -28,7 +28,9 @@ fn invalid(message: impl Into<String>) -> Status {
 
 fn short(what: &str, text: String) -> Result<String, Status> {
     if text.len() > TEXT_BYTES_MAX || text.contains(char::is_control) {
-        return Err(invalid(format!("{what} is longer than {TEXT_BYTES_MAX} bytes or holds control characters")));
+        return Err(invalid(format!(
+            "{what} is longer than {TEXT_BYTES_MAX} bytes or holds control characters"
+        )));
     }
     Ok(text)
 }
@@ -43,9 +45,10 @@ pub(super) fn registration(request: proto::RegisterRequest) -> Result<Registrati
         "" | "auto" => NodeId::random(),
         id => id.parse().map_err(|error: nebula_core::ids::InvalidId| invalid(error.to_string()))?,
     };
-    let address = request.agent_address.parse().map_err(|error: nebula_core::address::InvalidHostPort| {
-        invalid(format!("agent_address: {error}"))
-    })?;
+    let address = request
+        .agent_address
+        .parse()
+        .map_err(|error: nebula_core::address::InvalidHostPort| invalid(format!("agent_address: {error}")))?;
     let proxy_port = match request.proxy_port {
         0 => PROXY_PORT_DEFAULT,
         port => u16::try_from(port).map_err(|_| invalid(format!("proxy_port {port} is no port")))?,
@@ -151,7 +154,11 @@ fn replica(status: proto::AgentDeploymentStatus) -> Option<ReplicaReport> {
         "stopped" => ReportedStatus::Stopped,
         "failed" => ReportedStatus::Failed,
         other => {
-            tracing::warn!(deployment_id = status.deployment_id, status = other, "unknown status of a replica");
+            tracing::warn!(
+                deployment_id = status.deployment_id,
+                status = other,
+                "unknown status of a replica"
+            );
             return None;
         }
     };

@@ -58,7 +58,8 @@ where
                 Ok(Err(never)) => match never {},
                 Err(_) => Status::internal("the control plane failed on this call").into_http(),
             };
-            let code = response.headers().get("grpc-status").and_then(|code| code.to_str().ok()).unwrap_or("0");
+            let code =
+                response.headers().get("grpc-status").and_then(|code| code.to_str().ok()).unwrap_or("0");
             let duration_ms = clock.now().since(started).as_millis() as u64;
             tracing::debug!(method, code, duration_ms, "grpc call");
             Ok(response)

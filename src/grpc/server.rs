@@ -39,7 +39,8 @@ impl GrpcServer {
     /// # Errors
     /// When the thread or its runtime cannot be made.
     pub fn start(listener: TcpListener, tree: &Tree, heartbeat_interval: Duration) -> Result<Self, Fatal> {
-        let failed = |error: std::io::Error| Fatal::new(Exit::Failed, format!("gRPC server cannot start: {error}"));
+        let failed =
+            |error: std::io::Error| Fatal::new(Exit::Failed, format!("gRPC server cannot start: {error}"));
         let platform = Platform {
             registry: Handle::new(tree.clone()),
             sessions: Handle::new(tree.clone()),
@@ -72,7 +73,12 @@ impl GrpcServer {
     }
 }
 
-async fn serve(listener: TcpListener, platform: Platform, clock: Clock, stop: Arc<Notify>) -> Result<(), String> {
+async fn serve(
+    listener: TcpListener,
+    platform: Platform,
+    clock: Clock,
+    stop: Arc<Notify>,
+) -> Result<(), String> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
     let listener = tokio::net::TcpListener::from_std(listener).map_err(|error| text(&error))?;
     let descriptors = || {
@@ -103,5 +109,7 @@ async fn serve(listener: TcpListener, platform: Platform, clock: Clock, stop: Ar
 /// # Errors
 /// When the operating system does not say.
 pub fn local_addr(listener: &TcpListener) -> Result<SocketAddr, Fatal> {
-    listener.local_addr().map_err(|error| Fatal::new(Exit::Failed, format!("no address of a listener: {error}")))
+    listener
+        .local_addr()
+        .map_err(|error| Fatal::new(Exit::Failed, format!("no address of a listener: {error}")))
 }

@@ -27,7 +27,12 @@ const CONNECTIONS_PER_WORKER_MAX: usize = 25_000;
 ///
 /// # Errors
 /// When the operating system refuses.
-pub fn build(listener: TcpListener, gateway: Gateway, api: Api, shutdown_grace: Duration) -> Result<Server, Fatal> {
+pub fn build(
+    listener: TcpListener,
+    gateway: Gateway,
+    api: Api,
+    shutdown_grace: Duration,
+) -> Result<Server, Fatal> {
     let workers = std::thread::available_parallelism().map_or(2, usize::from).min(WORKERS_MAX);
     let server = HttpServer::new(move || {
         let (gateway, api) = (gateway.clone(), api.clone());

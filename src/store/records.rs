@@ -141,7 +141,7 @@ struct CommandV1 {
 /// Variants are only ever added at the end.
 #[derive(Encode, Decode)]
 enum ActionV1 {
-    Start(StartV1),
+    Start(Box<StartV1>),
     Stop,
     Delete,
     Access { token: Option<[u8; 32]>, public: bool },
@@ -427,7 +427,7 @@ pub(super) fn command(command: &Command) -> Result<Record, StoreError> {
         replica_id: *command.replica_id.as_bytes(),
         generation: command.generation.0,
         action: match &command.action {
-            Action::Start(spec) => ActionV1::Start(start(spec)),
+            Action::Start(spec) => ActionV1::Start(Box::new(start(spec))),
             Action::Stop => ActionV1::Stop,
             Action::Delete => ActionV1::Delete,
             Action::Access { token, public } => {
@@ -484,7 +484,7 @@ pub(super) fn read_command(record: &Record) -> Result<Command, StoreError> {
         replica_id: ReplicaId::from_bytes(stored.replica_id),
         generation: Generation(stored.generation),
         action: match stored.action {
-            ActionV1::Start(start) => Action::Start(Box::new(read_start(start)?)),
+            ActionV1::Start(start) => Action::Start(Box::new(read_start(*start)?)),
             ActionV1::Stop => Action::Stop,
             ActionV1::Delete => Action::Delete,
             ActionV1::Access { token, public } => {

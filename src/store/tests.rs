@@ -7,7 +7,9 @@ use nebula_core::token::{Secret, TokenHash};
 
 use super::*;
 use crate::domain::command::{Action, StartSpec};
-use crate::domain::deployment::{CpuNeed, DeploymentSpec, Desired, GpuNeed, LostAfter, Phase, Placement, Replica};
+use crate::domain::deployment::{
+    CpuNeed, DeploymentSpec, Desired, GpuNeed, LostAfter, Phase, Placement, Replica,
+};
 use crate::domain::node::{Capabilities, Gpu, Presence, Scheduling};
 
 fn pairs(text: &str) -> BTreeMap<String, String> {

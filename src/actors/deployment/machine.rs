@@ -251,7 +251,13 @@ impl Machine {
         Ok(())
     }
 
-    fn placed(&mut self, id: ReplicaId, generation: Generation, placement: Placement, effects: &mut Vec<Effect>) {
+    fn placed(
+        &mut self,
+        id: ReplicaId,
+        generation: Generation,
+        placement: Placement,
+        effects: &mut Vec<Effect>,
+    ) {
         self.placing.remove(&id);
         let wanted = self.dep.desired == Desired::Running;
         let waiting = self.dep.replicas.iter_mut().find(|replica| {
@@ -279,7 +285,9 @@ impl Machine {
     fn node(&mut self, facts: NodeFacts) {
         let id = facts.node_id.clone();
         for replica in &mut self.dep.replicas {
-            let Some(place) = replica.placement.as_mut().filter(|place| place.node_id == id) else { continue };
+            let Some(place) = replica.placement.as_mut().filter(|place| place.node_id == id) else {
+                continue;
+            };
             place.proxy = facts.proxy.clone();
             place.node_name.clone_from(&facts.node_name);
             if facts.availability == Availability::Offline {
@@ -315,7 +323,8 @@ impl Machine {
 
     /// Changes a replica unless the news is about an older generation of it.
     fn update(&mut self, id: ReplicaId, generation: Generation, change: impl FnOnce(&mut Replica)) {
-        if let Some(replica) = self.dep.replicas.iter_mut().find(|r| r.id == id && r.generation <= generation) {
+        if let Some(replica) = self.dep.replicas.iter_mut().find(|r| r.id == id && r.generation <= generation)
+        {
             change(replica);
         }
     }
@@ -327,7 +336,8 @@ impl Machine {
 
     /// The journal's lines about what changed from `before`.
     fn tell(&mut self, before: &Deployment) {
-        let old_phase = |id| before.replicas.iter().find(|replica| replica.id == id).map(|replica| replica.phase);
+        let old_phase =
+            |id| before.replicas.iter().find(|replica| replica.id == id).map(|replica| replica.phase);
         let mut lines = Vec::new();
         for replica in &self.dep.replicas {
             let was = old_phase(replica.id);
@@ -416,7 +426,11 @@ impl Machine {
             command: spec.command.clone(),
             args: spec.args.clone(),
             env: spec.env.clone(),
-            gpu_devices: replica.placement.as_ref().map(|place| place.gpu_devices.clone()).unwrap_or_default(),
+            gpu_devices: replica
+                .placement
+                .as_ref()
+                .map(|place| place.gpu_devices.clone())
+                .unwrap_or_default(),
             served_name: self.dep.name.clone(),
             public: spec.public,
             token: Some(self.dep.token),
@@ -454,7 +468,8 @@ fn observe(replica: &mut Replica, report: &ReplicaReport, desired: Desired) {
 }
 
 fn phase_line(replica: &Replica) -> String {
-    let place = replica.placement.as_ref().map(|place| format!(" on node {}", place.node_name)).unwrap_or_default();
+    let place =
+        replica.placement.as_ref().map(|place| format!(" on node {}", place.node_name)).unwrap_or_default();
     match replica.message.as_str() {
         "" => format!("replica {}{place} is {}", replica.index, replica.phase.as_str()),
         message => format!("replica {}{place} is {}: {message}", replica.index, replica.phase.as_str()),

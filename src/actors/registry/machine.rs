@@ -202,7 +202,13 @@ impl Machine {
         self.nodes.get(id).and_then(|entry| entry.heard)
     }
 
-    fn register(&mut self, reply: ReplyTo, registration: Registration, wall: WallTime, now: Tick) -> Vec<Effect> {
+    fn register(
+        &mut self,
+        reply: ReplyTo,
+        registration: Registration,
+        wall: WallTime,
+        now: Tick,
+    ) -> Vec<Effect> {
         let id = registration.node_id.clone();
         let known = self.nodes.get(&id).map(|entry| &entry.node);
         let subdomain = known.map_or_else(|| self.free_subdomain(&id), |node| node.subdomain.clone());
@@ -266,7 +272,10 @@ impl Machine {
                 reply,
                 Err(Error::new(
                     ErrorClass::Conflict,
-                    format!("node \"{}\" is online; stop its agent first, or it would register again", entry.node.name),
+                    format!(
+                        "node \"{}\" is online; stop its agent first, or it would register again",
+                        entry.node.name
+                    ),
                 )),
             )],
             Some(_) => {

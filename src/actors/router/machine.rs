@@ -47,7 +47,8 @@ impl Machine {
         let routes = self.specs.values().map(|spec| {
             let of_route = spec.endpoints.iter().map(|wanted| {
                 let key = (wanted.replica_id, wanted.generation, wanted.address.clone());
-                let endpoint = self.endpoints.get(&key).cloned().unwrap_or_else(|| Arc::new(new_endpoint(wanted)));
+                let endpoint =
+                    self.endpoints.get(&key).cloned().unwrap_or_else(|| Arc::new(new_endpoint(wanted)));
                 endpoints.insert(key, endpoint.clone());
                 endpoint
             });

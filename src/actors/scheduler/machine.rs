@@ -63,7 +63,13 @@ impl Machine {
     }
 
     /// A replica has a place already, from before the scheduler started.
-    pub fn restore(&mut self, replica: ReplicaId, deployment: DeploymentId, placement: &Placement, cores: u32) {
+    pub fn restore(
+        &mut self,
+        replica: ReplicaId,
+        deployment: DeploymentId,
+        placement: &Placement,
+        cores: u32,
+    ) {
         let gpus = placement.gpu_devices.clone();
         let reservation = Reservation { deployment, node: placement.node_id.clone(), gpus, cores };
         self.reservations.insert(replica, reservation);
@@ -121,22 +127,29 @@ impl Machine {
         if !may_schedule(update.availability, node.scheduling) {
             return Err(unschedulable(update));
         }
-        if let Some((key, value)) = spec.labels.iter().find(|(key, value)| node.labels.get(*key) != Some(value)) {
+        if let Some((key, value)) =
+            spec.labels.iter().find(|(key, value)| node.labels.get(*key) != Some(value))
+        {
             return Err(format!("lacks the label {key}={value}"));
         }
         let runtimes = &node.capabilities.supported_runtimes;
         let brings_its_program = !spec.command.is_empty();
-        if !runtimes.is_empty() && !brings_its_program && !runtimes.iter().any(|r| r == spec.runtime.as_str()) {
+        if !runtimes.is_empty() && !brings_its_program && !runtimes.iter().any(|r| r == spec.runtime.as_str())
+        {
             return Err(format!("does not run {}", spec.runtime));
         }
         let here = || self.reservations.values().filter(|reservation| reservation.node == node.id);
         let used_cores: u32 = here().map(|reservation| reservation.cores).sum();
         let free_cores = node.capabilities.cpu_cores.saturating_sub(used_cores);
         if spec.cpu.cores > free_cores {
-            return Err(format!("{} of {} cores free, {} wanted", free_cores, node.capabilities.cpu_cores, spec.cpu.cores));
+            return Err(format!(
+                "{} of {} cores free, {} wanted",
+                free_cores, node.capabilities.cpu_cores, spec.cpu.cores
+            ));
         }
         let taken: BTreeSet<u32> = here().flat_map(|reservation| reservation.gpus.iter().copied()).collect();
-        let free: Vec<&Gpu> = node.capabilities.gpus.iter().filter(|gpu| !taken.contains(&gpu.index)).collect();
+        let free: Vec<&Gpu> =
+            node.capabilities.gpus.iter().filter(|gpu| !taken.contains(&gpu.index)).collect();
         let gpu_devices = choose_gpus(spec, &free, node.capabilities.gpus.len())?;
         let copies = here().filter(|reservation| reservation.deployment == request.deployment).count();
         let room = if spec.gpu.count > 0 { free.len() } else { free_cores as usize };
@@ -200,7 +213,8 @@ fn refusal(reasons: Vec<String>) -> String {
         return "no node has joined yet; start nebula-agent on one".to_owned();
     }
     let more = reasons.len().saturating_sub(REASONS_MAX);
-    let mut text = format!("no node fits: {}", reasons.into_iter().take(REASONS_MAX).collect::<Vec<_>>().join("; "));
+    let mut text =
+        format!("no node fits: {}", reasons.into_iter().take(REASONS_MAX).collect::<Vec<_>>().join("; "));
     if more > 0 {
         text.push_str(&format!("; and {more} more"));
     }

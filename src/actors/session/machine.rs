@@ -136,8 +136,10 @@ impl Machine {
                 && other.generation == command.generation
                 && other.action.as_str() == command.action.as_str()
         };
-        let repeated = self.outbox.iter().rev().find(|pending| pending.command.replica_id == command.replica_id);
-        if repeated.is_some_and(|pending| same(&pending.command) && pending.command.action == command.action) {
+        let repeated =
+            self.outbox.iter().rev().find(|pending| pending.command.replica_id == command.replica_id);
+        if repeated.is_some_and(|pending| same(&pending.command) && pending.command.action == command.action)
+        {
             return answer(Ok(())).into_iter().collect();
         }
         if self.outbox.len() >= OUTBOX_MAX {
@@ -225,7 +227,10 @@ mod tests {
     fn a_command_is_durable_before_it_is_acknowledged_and_before_it_is_sent() {
         let mut machine = Machine::load(node(), Vec::new());
         let effects = machine.step(Event::Enqueue(ReplyTo(1), command(ReplicaId::random(), 1, Action::Stop)));
-        assert!(matches!(effects.as_slice(), [Effect::Persist(_), Effect::Reply(_, Ok(())), Effect::Call(_)]));
+        assert!(matches!(
+            effects.as_slice(),
+            [Effect::Persist(_), Effect::Reply(_, Ok(())), Effect::Call(_)]
+        ));
     }
 
     #[test]
@@ -281,7 +286,9 @@ mod tests {
             machine.step(Event::Enqueue(ReplyTo(0), command(ReplicaId::random(), 1, Action::Stop)));
         }
         let effects = machine.step(Event::Enqueue(ReplyTo(1), command(ReplicaId::random(), 1, Action::Stop)));
-        assert!(matches!(effects.as_slice(), [Effect::Reply(_, Err(error))] if error.class == ErrorClass::Overloaded));
+        assert!(
+            matches!(effects.as_slice(), [Effect::Reply(_, Err(error))] if error.class == ErrorClass::Overloaded)
+        );
     }
 
     #[test]

@@ -84,7 +84,8 @@ pub(super) fn deployment(body: CreateBody, now: WallTime) -> Result<(Deployment,
         None => slug(&body.model),
     };
     let spec = spec(body)?;
-    let no_token = |error: nebula_core::token::NoRandomness| Error::new(ErrorClass::Internal, error.to_string());
+    let no_token =
+        |error: nebula_core::token::NoRandomness| Error::new(ErrorClass::Internal, error.to_string());
     let token = Secret::generate(TokenKind::Deployment).map_err(no_token)?;
     let gateway_token = Secret::generate(TokenKind::Gateway).map_err(no_token)?;
     let dep = Deployment {
@@ -106,11 +107,19 @@ fn spec(body: CreateBody) -> Result<DeploymentSpec, Error> {
     if body.model.trim().is_empty() {
         return Err(wrong("model is empty"));
     }
-    let runtime = body.runtime.as_deref().map(str::parse::<RuntimeKind>).transpose().map_err(|e| wrong(e.to_string()))?;
+    let runtime = body
+        .runtime
+        .as_deref()
+        .map(str::parse::<RuntimeKind>)
+        .transpose()
+        .map_err(|e| wrong(e.to_string()))?;
     let given = body.source.as_deref().unwrap_or(&body.model);
     let source = ModelSource::detect(given, runtime).map_err(|error| wrong(error.to_string()))?;
     let runtime = runtime.or_else(|| source.as_ref().map(ModelSource::natural_runtime)).ok_or_else(|| {
-        wrong(format!("cannot tell the runtime of model \"{}\"; name one: runtime is vllm, ollama, llamacpp …", body.model))
+        wrong(format!(
+            "cannot tell the runtime of model \"{}\"; name one: runtime is vllm, ollama, llamacpp …",
+            body.model
+        ))
     })?;
     let driver = body.driver.as_deref().filter(|driver| *driver != "auto");
     let driver = driver.map(str::parse::<Driver>).transpose().map_err(|error| wrong(error.to_string()))?;
@@ -134,7 +143,9 @@ fn spec(body: CreateBody) -> Result<DeploymentSpec, Error> {
     check_env(&spec.env)?;
     let size = serde_json::to_vec(&spec).map_or(usize::MAX, |text| text.len());
     if size > SPEC_BYTES_MAX {
-        return Err(wrong(format!("the spec takes {size} bytes, more than the {SPEC_BYTES_MAX} that are kept")));
+        return Err(wrong(format!(
+            "the spec takes {size} bytes, more than the {SPEC_BYTES_MAX} that are kept"
+        )));
     }
     Ok(spec)
 }
@@ -197,7 +208,10 @@ mod tests {
         let (dep, token) = create(r#"{"model":"llama3.2:1b"}"#).expect("valid");
         assert_eq!(dep.name, "llama3.2-1b");
         assert_eq!(dep.spec.runtime, RuntimeKind::Ollama);
-        assert_eq!(dep.spec.source.as_ref().map(ToString::to_string).as_deref(), Some("ollama://llama3.2:1b"));
+        assert_eq!(
+            dep.spec.source.as_ref().map(ToString::to_string).as_deref(),
+            Some("ollama://llama3.2:1b")
+        );
         assert_eq!((dep.spec.replicas, dep.spec.gpu.count), (1, 0));
         assert_eq!(dep.spec.lost_after, LostAfter::DEFAULT);
         assert!(dep.token.matches(token.expose()));
@@ -226,7 +240,8 @@ mod tests {
 
     #[test]
     fn zero_replicas_and_never_lost_are_right() {
-        let (dep, _) = create(r#"{"model":"m","runtime":"sim","replicas":0,"lost_after":"never"}"#).expect("valid");
+        let (dep, _) =
+            create(r#"{"model":"m","runtime":"sim","replicas":0,"lost_after":"never"}"#).expect("valid");
         assert_eq!((dep.spec.replicas, dep.spec.lost_after), (0, LostAfter::Never));
     }
 }

@@ -23,12 +23,15 @@ pub(super) fn configure(cfg: &mut web::ServiceConfig) {
         .service(web::resource("/deployments/{name}/logs").route(web::get().to(logs)))
         .service(web::resource("/deployments/{name}/events").route(web::get().to(events)))
         .service(web::resource("/deployments/{name}/{action}").route(web::post().to(act)))
-        .service(web::resource("/deployments/{name}").route(web::get().to(get)).route(web::delete().to(delete)));
+        .service(
+            web::resource("/deployments/{name}").route(web::get().to(get)).route(web::delete().to(delete)),
+        );
 }
 
 /// The body as JSON, whatever content type it claims.
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
-    serde_json::from_slice(body).map_err(|error| Error::new(ErrorClass::Invalid, format!("the body: {error}")))
+    serde_json::from_slice(body)
+        .map_err(|error| Error::new(ErrorClass::Invalid, format!("the body: {error}")))
 }
 
 async fn post(request: HttpRequest, api: Shared, body: Bytes) -> HttpResponse {
@@ -83,7 +86,12 @@ struct Scale {
     replicas: i64,
 }
 
-async fn act(request: HttpRequest, api: Shared, path: web::Path<(String, String)>, body: Bytes) -> HttpResponse {
+async fn act(
+    request: HttpRequest,
+    api: Shared,
+    path: web::Path<(String, String)>,
+    body: Bytes,
+) -> HttpResponse {
     let (name, action) = path.into_inner();
     let mut shown_once: Option<Secret> = None;
     let acted = async {
@@ -118,7 +126,12 @@ async fn act(request: HttpRequest, api: Shared, path: web::Path<(String, String)
     }
 }
 
-async fn events(request: HttpRequest, api: Shared, name: web::Path<String>, wanted: web::Query<Page>) -> HttpResponse {
+async fn events(
+    request: HttpRequest,
+    api: Shared,
+    name: web::Path<String>,
+    wanted: web::Query<Page>,
+) -> HttpResponse {
     let limit = match wanted.limit() {
         Ok(limit) => wanted.limit.map_or(super::PAGE_MAX, |_| limit),
         Err(error) => return refuse(&request, &error),
@@ -144,7 +157,12 @@ struct LogParams {
     previous: bool,
 }
 
-async fn logs(request: HttpRequest, api: Shared, name: web::Path<String>, params: web::Query<LogParams>) -> HttpResponse {
+async fn logs(
+    request: HttpRequest,
+    api: Shared,
+    name: web::Path<String>,
+    params: web::Query<LogParams>,
+) -> HttpResponse {
     let params = params.into_inner();
     let wanted = LogRequest {
         replica: params.replica,

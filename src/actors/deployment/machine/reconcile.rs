@@ -39,7 +39,9 @@ impl Machine {
         self.match_count();
         let generation = self.dep.generation;
         for at in 0..self.dep.replicas.len() {
-            let Some(replica) = self.dep.replicas.get(at).filter(|replica| !replica.leaving) else { continue };
+            let Some(replica) = self.dep.replicas.get(at).filter(|replica| !replica.leaving) else {
+                continue;
+            };
             let id = replica.id;
             let Some(node) = replica.placement.as_ref().map(|place| place.node_id.clone()) else {
                 self.seek_place(id, generation, effects);
@@ -104,7 +106,9 @@ impl Machine {
     fn reconcile_stopped(&mut self, effects: &mut Vec<Effect>) {
         let generation = self.dep.generation;
         for at in 0..self.dep.replicas.len() {
-            let Some(replica) = self.dep.replicas.get(at).filter(|replica| !replica.leaving) else { continue };
+            let Some(replica) = self.dep.replicas.get(at).filter(|replica| !replica.leaving) else {
+                continue;
+            };
             let observed = self.observe_replica(replica);
             let next = match (&replica.placement, replica.phase) {
                 (None, _) | (_, Phase::Stopped | Phase::Failed) => Phase::Stopped,
@@ -196,9 +200,12 @@ impl Machine {
     /// newer report than the one it was told after says that it runs still.
     fn must_tell(&mut self, id: ReplicaId, what: Told) -> bool {
         let facts = self.nodes.values().find(|facts| facts.replicas.iter().any(|r| r.replica_id == id));
-        let runs_still = facts.and_then(|facts| facts.replicas.iter().find(|r| r.replica_id == id)).is_some_and(|report| {
-            what == Told::Delete || !matches!(report.status, ReportedStatus::Stopping | ReportedStatus::Stopped)
-        });
+        let runs_still = facts
+            .and_then(|facts| facts.replicas.iter().find(|r| r.replica_id == id))
+            .is_some_and(|report| {
+                what == Told::Delete
+                    || !matches!(report.status, ReportedStatus::Stopping | ReportedStatus::Stopped)
+            });
         let report_seq = facts.map_or(0, |facts| facts.report_seq);
         match self.told.get(&id) {
             Some((told, told_at)) if *told == what && !(runs_still && report_seq > *told_at) => false,

@@ -156,8 +156,12 @@ impl World {
 
     fn event(&mut self, event: Event) {
         let effects = self.machine.step(event);
-        let persists: Vec<usize> =
-            effects.iter().enumerate().filter(|(_, e)| matches!(e, Effect::Persist(..))).map(|(at, _)| at).collect();
+        let persists: Vec<usize> = effects
+            .iter()
+            .enumerate()
+            .filter(|(_, e)| matches!(e, Effect::Persist(..)))
+            .map(|(at, _)| at)
+            .collect();
         assert!(persists.iter().all(|at| *at == 0), "what is persisted comes first: {effects:?}");
         for effect in effects {
             match effect {
@@ -221,9 +225,11 @@ impl World {
         let facts = self.nodes[at % NODES].facts();
         // What a session does with replicas that the deployment does not have.
         let ours = |id: ReplicaId| self.stored.iter().any(|dep| dep.replicas.iter().any(|r| r.id == id));
-        let orphans: Vec<_> = facts.replicas.iter().filter(|report| !ours(report.replica_id)).cloned().collect();
+        let orphans: Vec<_> =
+            facts.replicas.iter().filter(|report| !ours(report.replica_id)).cloned().collect();
         let outbox = &mut self.nodes[at % NODES].outbox;
-        outbox.extend(orphans.into_iter().map(|report| (report.replica_id, report.generation, Action::Delete)));
+        outbox
+            .extend(orphans.into_iter().map(|report| (report.replica_id, report.generation, Action::Delete)));
         if self.watched.contains(&facts.node_id) {
             self.event(Event::Node(facts));
         }
@@ -265,7 +271,10 @@ impl World {
     }
 
     fn running(&self) -> Vec<(ReplicaId, Generation)> {
-        self.nodes.iter().flat_map(|node| node.running().map(|(id, g)| (*id, *g)).collect::<Vec<_>>()).collect()
+        self.nodes
+            .iter()
+            .flat_map(|node| node.running().map(|(id, g)| (*id, *g)).collect::<Vec<_>>())
+            .collect()
     }
 }
 
@@ -287,7 +296,10 @@ fn a_new_deployment_is_placed_started_and_routed() {
 fn nothing_is_sent_before_it_is_stored() {
     let mut machine = Machine::load(deployment(1));
     let effects = machine.step(Event::Started);
-    assert!(matches!(effects.as_slice(), [Effect::Persist(..), Effect::Publish(_), Effect::Place(..)]), "{effects:?}");
+    assert!(
+        matches!(effects.as_slice(), [Effect::Persist(..), Effect::Publish(_), Effect::Place(..)]),
+        "{effects:?}"
+    );
 }
 
 #[test]
@@ -387,7 +399,10 @@ fn deleting_does_not_wait_for_a_node_that_is_offline() {
     world.report(at);
     intend(&mut world, Intent::Delete);
     assert_eq!(world.stored, None);
-    assert!(world.nodes[at].outbox.iter().any(|(_, _, action)| *action == Action::Delete), "told when it is back");
+    assert!(
+        world.nodes[at].outbox.iter().any(|(_, _, action)| *action == Action::Delete),
+        "told when it is back"
+    );
 }
 
 #[test]
@@ -397,7 +412,9 @@ fn after_the_end_deleting_is_done_and_the_rest_is_refused() {
     let again = world.machine.step(Event::Intent(ReplyTo(1), Intent::Delete, WallTime(3)));
     assert_eq!(again, [Effect::Reply(ReplyTo(1), Ok(()))]);
     let start = world.machine.step(Event::Intent(ReplyTo(2), Intent::Start, WallTime(3)));
-    assert!(matches!(start.as_slice(), [Effect::Reply(_, Err(error))] if error.class == ErrorClass::Conflict));
+    assert!(
+        matches!(start.as_slice(), [Effect::Reply(_, Err(error))] if error.class == ErrorClass::Conflict)
+    );
 }
 
 #[derive(Clone, Debug)]

@@ -164,7 +164,9 @@ fn the_operators_will_and_the_subdomain_survive_a_new_registration() {
 fn an_online_node_is_not_forgotten_and_an_offline_one_is() {
     let mut machine = with_nodes(1);
     let refused = machine.step(Event::Forget(ReplyTo(1), id(0)), at(1));
-    assert!(matches!(refused.as_slice(), [Effect::Reply(_, Err(error))] if error.class == ErrorClass::Conflict));
+    assert!(
+        matches!(refused.as_slice(), [Effect::Reply(_, Err(error))] if error.class == ErrorClass::Conflict)
+    );
     run(&mut machine, at(90));
     machine.step(Event::Forget(ReplyTo(2), id(0)), at(91));
     assert!(machine.node(&id(0)).is_none());
