@@ -5,7 +5,7 @@ use std::process::Stdio;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 
-use crate::support::within;
+use crate::support::{client, within};
 
 fn program(flags: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_nebula-sim"));
@@ -45,7 +45,7 @@ async fn signal(child: &Child, signal: &str) {
 async fn signals_end_it_well() {
     for name in ["TERM", "INT"] {
         let (child, address) = started(&mut program("--port 0")).await;
-        let health = awc::Client::default().get(format!("http://{address}/health")).send();
+        let health = client().get(format!("http://{address}/health")).send();
         assert_eq!(within("health", health).await.expect("an answer").status().as_u16(), 200);
         signal(&child, name).await;
         assert_eq!(ended(child).await, (Some(0), String::new()), "{name}");
@@ -56,10 +56,10 @@ async fn signals_end_it_well() {
 async fn a_stream_is_let_end_after_the_signal() {
     let (child, address) = started(&mut program("--port 0 --ttft 0 --token-interval 10ms --tokens 30")).await;
     let body = r#"{"model":"demo","messages":[{"role":"user","content":"hi"}],"stream":true}"#;
-    let sent = awc::Client::default().post(format!("http://{address}/v1/chat/completions")).send_body(body);
-    let mut response = within("the head", sent).await.expect("an answer");
+    let sent = client().post(format!("http://{address}/v1/chat/completions")).body(body).send();
+    let response = within("the head", sent).await.expect("an answer");
     signal(&child, "TERM").await;
-    let body = within("the rest", response.body()).await.expect("a body");
+    let body = within("the rest", response.bytes()).await.expect("a body");
     assert!(body.ends_with(b"data: [DONE]\n\n"));
     assert_eq!(ended(child).await.0, Some(0));
 }
@@ -86,7 +86,7 @@ async fn failures_end_it_with_a_line_and_a_code() {
     let (code, said) = ended(second).await;
     assert_eq!(code, Some(71));
     assert!(said.contains(&format!("port {port} on 127.0.0.1 is taken")), "{said}");
-    let sent = awc::Client::default().post(format!("http://{address}/v1/embeddings")).send_body("{}");
+    let sent = client().post(format!("http://{address}/v1/embeddings")).body("{}").send();
     assert!(within("the break", sent).await.is_err());
     assert_eq!(ended(child).await, (Some(1), "error: simulated failure: exit-after:0\n".to_owned()));
 }

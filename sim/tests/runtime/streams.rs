@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use awc::Client;
 use futures_util::StreamExt as _;
 use nebula_core::clock::{Clock, Tick};
 use nebula_sim::runtime::Args;
@@ -47,10 +46,11 @@ async fn tokens_come_in_order_and_not_before_their_time() {
     let interval = Duration::from_millis(25);
     let sim = sim(Args { ttft, token_interval: interval, tokens: 6, ..quick() });
     let clock = Clock::start();
-    let sent = Client::default().post(sim.url(CHAT)).send_json(&chat(true));
-    let mut response = within("the head", sent).await.expect("an answer");
+    let sent = sim.client.post(sim.url(CHAT)).json(&chat(true)).send();
+    let response = within("the head", sent).await.expect("an answer");
+    let mut chunks = response.bytes_stream();
     let (mut text, mut tokens) = (String::new(), 0);
-    while let Some(chunk) = within("a chunk", response.next()).await {
+    while let Some(chunk) = within("a chunk", chunks.next()).await {
         text.push_str(std::str::from_utf8(&chunk.expect("a chunk")).expect("UTF-8"));
         // The opening holds an empty text that is no token.
         let seen = u32::try_from(text.matches(r#""content":"#).count()).expect("few").saturating_sub(1);

@@ -13,8 +13,11 @@ use tokio::task::JoinHandle;
 
 /// Nothing that a test waits for takes this long.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
-/// The largest answer that a test reads.
-const ANSWER_MAX: usize = 16 << 20;
+
+/// A client that keeps no connection, so that tests share nothing.
+pub(crate) fn client() -> reqwest::Client {
+    reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).build().expect("a client")
+}
 
 /// Waits, but not for ever.
 pub(crate) async fn within<F: Future>(what: &str, future: F) -> F::Output {
@@ -23,6 +26,7 @@ pub(crate) async fn within<F: Future>(what: &str, future: F) -> F::Output {
 
 /// A runtime in this process, stopped when it is dropped.
 pub(crate) struct Sim {
+    pub(crate) client: reqwest::Client,
     pub(crate) address: SocketAddr,
     pub(crate) server: JoinHandle<std::io::Result<()>>,
     handle: ServerHandle,
@@ -48,7 +52,7 @@ pub(crate) fn quick() -> Args {
 pub(crate) fn sim(args: Args) -> Sim {
     let (server, address) = start(args).expect("a runtime");
     let handle = server.handle();
-    Sim { address, server: tokio::spawn(server), handle }
+    Sim { client: client(), address, server: tokio::spawn(server), handle }
 }
 
 /// A status, its headers and its body.
@@ -78,18 +82,17 @@ impl Sim {
     }
 
     pub(crate) async fn get(&self, path: &str) -> Reply {
-        let sent = awc::Client::default().get(self.url(path)).send();
+        let sent = self.client.get(self.url(path)).send();
         reply(within(path, sent).await.expect("an answer")).await
     }
 
     /// Posts JSON, with further headers.
     pub(crate) async fn post(&self, path: &str, headers: &[(&str, &str)], body: &Value) -> Reply {
-        let client = awc::Client::builder().disable_timeout().finish();
-        let mut request = client.post(self.url(path)).insert_header(("content-type", "application/json"));
-        for header in headers {
-            request = request.insert_header(*header);
+        let mut request = self.client.post(self.url(path)).json(body);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
         }
-        reply(within(path, request.send_body(body.to_string())).await.expect("an answer")).await
+        reply(within(path, request.send()).await.expect("an answer")).await
     }
 
     /// Sends a request on a connection of its own, to read from or to hang up on.
@@ -117,14 +120,12 @@ impl Sim {
     }
 }
 
-async fn reply<S>(mut response: awc::ClientResponse<S>) -> Reply
-where
-    S: futures_util::Stream<Item = Result<bytes::Bytes, awc::error::PayloadError>>,
-{
-    let text = |value: &awc::http::header::HeaderValue| value.to_str().expect("text").to_owned();
+async fn reply(response: reqwest::Response) -> Reply {
+    let status = response.status().as_u16();
+    let text = |value: &reqwest::header::HeaderValue| value.to_str().expect("text").to_owned();
     let headers = response.headers().iter().map(|(name, value)| (name.to_string(), text(value))).collect();
-    let body = within("the body", response.body().limit(ANSWER_MAX)).await.expect("a body");
-    Reply { status: response.status().as_u16(), headers, body: body.to_vec() }
+    let body = within("the body", response.bytes()).await.expect("a body");
+    Reply { status, headers, body: body.to_vec() }
 }
 
 /// Reads what is left on a connection.
