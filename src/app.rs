@@ -29,6 +29,7 @@ use crate::grpc::server::GrpcServer;
 use crate::http::api::Api;
 use crate::http::openai::{AllowOrigins, Gateway, Limits, Outcome, OutcomeKind, Outcomes};
 use crate::http::server;
+use crate::ports::Store;
 use crate::store::EmbeddedStore;
 
 /// Backlog of the listeners.
@@ -99,6 +100,7 @@ impl App {
             system: system.clone(),
             admin: admin_token.hash(),
             gateway_url: format!("http://{http_addr}{}", config.api_prefix),
+            config: config.redacted(),
         };
         let http = server::build(http_listener, gateway, api, config.shutdown_grace)?;
         let handle = http.handle();
@@ -124,7 +126,7 @@ impl App {
     pub async fn store_failed(&self) {
         /// How often the store is looked at.
         const LOOK: std::time::Duration = std::time::Duration::from_millis(500);
-        while !self.store.has_failed() {
+        while self.store.report().failed.is_none() {
             tokio::time::sleep(LOOK).await;
         }
     }

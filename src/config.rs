@@ -179,6 +179,31 @@ pub struct Config {
     pub warnings: Vec<String>,
 }
 
+impl Config {
+    /// As operators see it: no secret in it.
+    #[must_use]
+    pub fn redacted(&self) -> serde_json::Value {
+        serde_json::json!({
+            "data_dir": self.data_dir,
+            "bind": self.bind,
+            "grpc_port": self.grpc_port,
+            "http_port": self.http_port,
+            "api_prefix": self.api_prefix,
+            "gateway_domain": self.gateway_domain,
+            "heartbeat_timeout_seconds": self.heartbeat_timeout.as_secs(),
+            "default_heartbeat_interval_seconds": self.heartbeat_interval.as_secs(),
+            "restart_grace_seconds": self.restart_grace.as_secs(),
+            "admin_token": if self.admin_token.is_some() { "given" } else { "made at the first start" },
+            "cors_allow_origin": self.cors_allow_origins,
+            "max_body_bytes": self.max_body_bytes,
+            "upstream_timeout_seconds": self.upstream_timeout.as_secs(),
+            "upstream_idle_timeout_seconds": self.upstream_idle_timeout.as_secs(),
+            "shutdown_grace_seconds": self.shutdown_grace.as_secs(),
+            "warnings": self.warnings,
+        })
+    }
+}
+
 /// Where durable state is kept unless it is said.
 const DATA_DIR: &str = "/var/lib/nebulad";
 

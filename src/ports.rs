@@ -1,12 +1,14 @@
 //! What the actors need of the world, as traits: durable storage and the agents' API. `app` joins them to the
 //! code that does the I/O; tests join them to fakes.
 
+use std::collections::BTreeMap;
 use std::pin::Pin;
 
 use bytes::Bytes;
 use futures_util::Stream;
 use nebula_core::address::HostPort;
 use nebula_core::ids::{CommandId, DeploymentId, NodeId, ReplicaId};
+use serde::Serialize;
 
 use crate::domain::command::Command;
 use crate::domain::deployment::{Deployment, Replica};
@@ -58,6 +60,21 @@ pub enum StoreError {
     Failed(String),
 }
 
+/// What the store says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct StoreReport {
+    /// Size of its log.
+    pub size_bytes: u64,
+    /// Commits since it was opened.
+    pub commits_total: u64,
+    /// How long the newest one took.
+    pub last_commit_ms: u64,
+    /// Damaged records that were set aside.
+    pub set_aside: u64,
+    /// Why it has failed, if it has.
+    pub failed: Option<String>,
+}
+
 /// Durable storage. Every commit is atomic and on the disk before it resolves.
 pub trait Store: Send + Sync + 'static {
     /// Applies all writes or none.
@@ -74,6 +91,10 @@ pub trait Store: Send + Sync + 'static {
     fn events(&self, deployment: DeploymentId) -> BoxFuture<Result<Vec<JournalEvent>, StoreError>>;
     /// The highest sequence number in the journal; 0 when it is empty.
     fn last_event_seq(&self) -> BoxFuture<Result<u64, StoreError>>;
+    /// How many records of each kind there are.
+    fn census(&self) -> BoxFuture<Result<BTreeMap<&'static str, usize>, StoreError>>;
+    /// How the store does; never waits.
+    fn report(&self) -> StoreReport;
 }
 
 /// Why an agent did not do what was asked.

@@ -6,6 +6,7 @@
 //! acknowledged. Not stored: heartbeats, stats, reports, gates of the breaker, requests in flight; and routes,
 //! which follow from deployments.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use nebula_core::exit::Fatal;
@@ -16,7 +17,7 @@ use crate::domain::command::Command;
 use crate::domain::deployment::Deployment;
 use crate::domain::event::JournalEvent;
 use crate::domain::node::Node;
-use crate::ports::{BoxFuture, Store, StoreError, Write};
+use crate::ports::{BoxFuture, Store, StoreError, StoreReport, Write};
 
 mod keys;
 mod records;
@@ -40,12 +41,6 @@ impl EmbeddedStore {
     /// Writes out what is queued and releases the directory. Blocks.
     pub fn close(&self) {
         self.engine.close();
-    }
-
-    /// Whether a failure of the disk has ended the store.
-    #[must_use]
-    pub fn has_failed(&self) -> bool {
-        self.engine.status().failed.is_some()
     }
 
     fn scan<T: 'static>(
@@ -126,6 +121,28 @@ impl Store for EmbeddedStore {
     fn last_event_seq(&self) -> BoxFuture<Result<u64, StoreError>> {
         let all = self.scan(keys::EVENTS.to_vec(), |key, _| Ok(keys::event_seq(key)));
         Box::pin(async move { Ok(all.await?.into_iter().max().unwrap_or(0)) })
+    }
+
+    fn census(&self) -> BoxFuture<Result<BTreeMap<&'static str, usize>, StoreError>> {
+        let counts = keys::KINDS.map(|(kind, prefix)| (kind, self.scan(prefix.to_vec(), |_, _| Ok(()))));
+        Box::pin(async move {
+            let mut census = BTreeMap::new();
+            for (kind, found) in counts {
+                census.insert(kind, found.await?.len());
+            }
+            Ok(census)
+        })
+    }
+
+    fn report(&self) -> StoreReport {
+        let status = self.engine.status();
+        StoreReport {
+            size_bytes: status.size_bytes,
+            commits_total: status.commits,
+            last_commit_ms: status.last_commit_ms,
+            set_aside: status.set_aside,
+            failed: status.failed,
+        }
     }
 }
 

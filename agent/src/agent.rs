@@ -19,8 +19,8 @@ pub(crate) struct Agent {
     pub(crate) store: Store,
     pub(crate) clock: Clock,
     pub(crate) started: Tick,
-    /// Runtimes whose program is here.
-    pub(crate) supported: Vec<String>,
+    /// Runtimes whose program is here, as far as is known by now.
+    pub(crate) supported: watch::Sender<Vec<String>>,
     /// The last registration; none before the first.
     pub(crate) registration: watch::Sender<Option<Registration>>,
 }
@@ -36,7 +36,7 @@ pub(crate) struct Registration {
 impl Agent {
     /// What this node offers.
     pub(crate) fn capabilities(&self) -> NodeCapabilities {
-        self.host.capabilities(self.supported.clone())
+        self.host.capabilities(self.supported.borrow().clone())
     }
 
     /// How the agent feels.

@@ -32,8 +32,8 @@ use crate::{grpc, metrics, proxy};
 const STORE_CACHE_BYTES: u64 = 8 * 1024 * 1024;
 /// Where replicas have their directories, inside the data directory.
 const REPLICAS_DIR: &str = "replicas";
-/// How long looking for runtimes may take at the start.
-const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long looking for runtimes may take.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a part may take to stop once it was told to.
 const PART_GRACE: Duration = Duration::from_secs(7);
 
@@ -79,9 +79,10 @@ pub async fn start(config: Config) -> Result<Running, Fatal> {
         proxy: listen(config.bind, config.proxy_port, "--proxy-port")?,
         metrics: listen(config.bind, config.metrics_port, "--metrics-port")?,
     };
-    let supported = look_for_runtimes(tools.clone()).await;
     let routes = Arc::new(Routes::default());
     let changed = Arc::new(Notify::new());
+    let supported = watch::Sender::new(names(&runtimes::supported_at_a_glance()));
+    tokio::spawn(look_for_runtimes(tools.clone(), supported.clone(), Arc::clone(&changed)));
     let parts = Parts {
         store: store.clone(),
         routes: Arc::clone(&routes),
@@ -249,9 +250,8 @@ fn unreadable(config: &Config, error: &StoreError) -> Fatal {
 fn listen(bind: IpAddr, port: u16, flag: &str) -> Result<TcpListener, Fatal> {
     TcpListener::bind((bind, port)).map_err(|error| match error.kind() {
         std::io::ErrorKind::AddrInUse => {
-            Fatal::new(Exit::PortTaken, format!("port {port} of {bind} is taken")).hint(format!(
-                "stop what listens there, or choose another with {flag} (0 takes a free one)"
-            ))
+            Fatal::new(Exit::PortTaken, format!("port {port} of {bind} is taken"))
+                .hint(format!("stop what listens there, or choose another with {flag} (0 takes a free one)"))
         }
         std::io::ErrorKind::PermissionDenied => {
             Fatal::new(Exit::NotAllowed, format!("port {port} of {bind} may not be used: {error}"))
@@ -263,20 +263,27 @@ fn listen(bind: IpAddr, port: u16, flag: &str) -> Result<TcpListener, Fatal> {
 }
 
 fn local(listener: &TcpListener) -> Result<SocketAddr, Fatal> {
-    listener.local_addr().map_err(|error| Fatal::new(Exit::Failed, format!("listener has no address: {error}")))
+    listener
+        .local_addr()
+        .map_err(|error| Fatal::new(Exit::Failed, format!("listener has no address: {error}")))
 }
 
-/// The runtimes whose program is here. A machine that does not say in time has only the simulated one.
-async fn look_for_runtimes(tools: Tools) -> Vec<String> {
+/// Looks closer which runtimes are here, which may take some seconds, and tells nebulad when there are more.
+async fn look_for_runtimes(tools: Tools, supported: watch::Sender<Vec<String>>, changed: Arc<Notify>) {
     let looking = tokio::task::spawn_blocking(move || runtimes::supported(&tools));
-    let found = match tokio::time::timeout(LOOK_TIMEOUT, looking).await {
-        Ok(Ok(found)) => found,
-        Ok(Err(_)) | Err(_) => {
-            tracing::warn!("looking for runtimes took too long");
-            vec![RuntimeKind::Sim]
+    match tokio::time::timeout(LOOK_TIMEOUT, looking).await {
+        Ok(Ok(found)) => {
+            let found = names(&found);
+            if supported.send_if_modified(|known| std::mem::replace(known, found.clone()) != found) {
+                changed.notify_one();
+            }
         }
-    };
-    found.into_iter().map(|runtime| runtime.as_str().to_owned()).collect()
+        Ok(Err(_)) | Err(_) => tracing::warn!("looking for runtimes took too long"),
+    }
+}
+
+fn names(runtimes: &[RuntimeKind]) -> Vec<String> {
+    runtimes.iter().map(|runtime| runtime.as_str().to_owned()).collect()
 }
 
 fn policy(config: &Config) -> Policy {
@@ -308,7 +315,8 @@ fn address_of(listening: SocketAddr, control_plane: &HostPort) -> Result<HostPor
         address.set_ip(facing(control_plane).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)));
     }
     address.to_string().parse().map_err(|error| {
-        Fatal::new(Exit::Config, format!("{error}")).hint("say where nebulad calls back with --advertise-address")
+        Fatal::new(Exit::Config, format!("{error}"))
+            .hint("say where nebulad calls back with --advertise-address")
     })
 }
 

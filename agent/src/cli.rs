@@ -12,7 +12,12 @@ use nebula_core::telemetry::{LogFormat, LogLevel};
 #[derive(Args, Clone, Debug)]
 pub struct Cli {
     /// Where nebulad's gRPC listens; without a scheme plain text to a loopback address and TLS to any other
-    #[arg(long, env = "NEBULA_AGENT_CONTROL_PLANE", default_value = "localhost:9090", value_name = "HOST:PORT")]
+    #[arg(
+        long,
+        env = "NEBULA_AGENT_CONTROL_PLANE",
+        default_value = "localhost:9090",
+        value_name = "HOST:PORT"
+    )]
     pub control_plane: String,
     /// This node's id; auto: nebulad assigns one, and it is kept
     #[arg(long, env = "NEBULA_AGENT_NODE_ID", default_value = "auto")]

@@ -106,10 +106,11 @@ impl Config {
                 "TLS is not built yet; bind to a loopback address, or accept plain text with --insecure",
             ));
         }
-        for (name, text) in [("--node-name", cli.node_name.as_deref())] {
-            if text.is_some_and(|text| text.is_empty() || text.len() > TEXT_MAX) {
-                wrong.add(Fatal::new(Exit::Config, format!("{name} must have 1 to {TEXT_MAX} characters")));
-            }
+        if cli.node_name.as_ref().is_some_and(|name| name.is_empty() || name.len() > TEXT_MAX) {
+            wrong.add(
+                Fatal::new(Exit::Config, "the node's name is empty or too long")
+                    .hint(format!("--node-name takes 1 to {TEXT_MAX} characters")),
+            );
         }
         wrong.finish()?;
         let (Some(control_plane), Some(node_id), Some(advertise_address), Some(port_range), Some(labels)) =
@@ -168,13 +169,18 @@ impl Problems {
 }
 
 fn address(text: &str) -> Result<HostPort, Fatal> {
-    text.parse().map_err(|error| Fatal::new(Exit::Config, format!("{error}")))
+    text.parse().map_err(|error| {
+        Fatal::new(Exit::Config, format!("{error}")).hint("an address is a host and a port: 10.0.0.1:9090")
+    })
 }
 
 fn control_plane(text: &str) -> Result<HostPort, Fatal> {
     let no_tls = |address: &HostPort| {
-        Fatal::new(Exit::Config, format!("TLS to the control plane is not built yet, so {address} is not called"))
-            .hint(format!("--control-plane http://{address} uses plain text"))
+        Fatal::new(
+            Exit::Config,
+            format!("TLS to the control plane is not built yet, so {address} is not called"),
+        )
+        .hint(format!("--control-plane http://{address} uses plain text"))
     };
     if let Some(rest) = text.strip_prefix("http://") {
         return address(rest.trim_end_matches('/'));
@@ -208,7 +214,8 @@ fn port_range(text: &str) -> Result<RangeInclusive<u16>, Fatal> {
 }
 
 fn labels(texts: &[String]) -> Result<BTreeMap<String, String>, Fatal> {
-    let hint = format!("--label takes key=value, {TEXT_MAX} characters each at most, {LABELS_MAX} labels in all");
+    let hint =
+        format!("--label takes key=value, {TEXT_MAX} characters each at most, {LABELS_MAX} labels in all");
     let mut labels = BTreeMap::new();
     for text in texts {
         match text.split_once('=') {
@@ -232,7 +239,8 @@ fn driver(text: &str) -> Result<(), Fatal> {
         Ok(Driver::Process) => Ok(()),
         Ok(Driver::Docker) => Err(Fatal::new(Exit::Config, "the docker driver is not built yet")
             .hint("--driver process runs runtimes as child processes")),
-        Err(error) => Err(Fatal::new(Exit::Config, format!("{error}, auto"))),
+        Err(error) => Err(Fatal::new(Exit::Config, format!("{error}, auto"))
+            .hint("--driver auto takes what the machine has")),
     }
 }
 
@@ -283,6 +291,7 @@ mod tests {
         ] {
             let fatal = config(words).expect_err(words);
             assert_eq!(fatal.exit, Exit::Config, "{words}");
+            assert!(fatal.hint.is_some(), "{words}");
             assert!(fatal.message.contains(part), "{words}: {}", fatal.message);
         }
         let both = config("--bind 0.0.0.0 --label zone").expect_err("two problems");

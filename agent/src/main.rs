@@ -49,7 +49,8 @@ fn main() -> ExitCode {
 
 /// This very program, as the simulated runtime.
 fn sim_command() -> Vec<String> {
-    let program = std::env::current_exe().map_or_else(|_| "nebula-agent".to_owned(), |path| path.display().to_string());
+    let program =
+        std::env::current_exe().map_or_else(|_| "nebula-agent".to_owned(), |path| path.display().to_string());
     vec![program, SIM_RUNTIME.to_owned()]
 }
 
@@ -87,7 +88,8 @@ struct Signals {
 impl Signals {
     fn new() -> Result<Self, Fatal> {
         let on = |kind| {
-            signal(kind).map_err(|error| Fatal::new(Exit::Failed, format!("signals cannot be caught: {error}")))
+            signal(kind)
+                .map_err(|error| Fatal::new(Exit::Failed, format!("signals cannot be caught: {error}")))
         };
         Ok(Self { term: on(SignalKind::terminate())?, int: on(SignalKind::interrupt())? })
     }

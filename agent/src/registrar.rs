@@ -53,6 +53,8 @@ pub(crate) struct Registrar {
     commands: Commands,
     /// Told when something changed that nebulad should hear of at once.
     changed: Arc<Notify>,
+    /// What this node can run; when that changes it is registered anew.
+    supported: watch::Receiver<Vec<String>>,
     link: Option<PlatformServiceClient<Channel>>,
     registered: bool,
     /// A registration that no good heartbeat has followed yet.
@@ -77,11 +79,13 @@ impl Registrar {
         commands: Commands,
         changed: Arc<Notify>,
     ) -> Self {
+        let supported = agent.supported.subscribe();
         Self {
             agent,
             identity,
             commands,
             changed,
+            supported,
             link: None,
             registered: false,
             unproven: false,
@@ -105,10 +109,10 @@ impl Registrar {
                 _ = stop.wait_for(|stop| *stop) => break,
             }
         }
-        if self.registered {
-            if let Err(error) = self.last_words(deregister).await {
-                tracing::debug!(error = error.message(), "last report not sent");
-            }
+        if self.registered
+            && let Err(error) = self.last_words(deregister).await
+        {
+            tracing::debug!(error = error.message(), "last report not sent");
         }
     }
 
@@ -140,8 +144,12 @@ impl Registrar {
 
     /// One call, and when to make the next.
     async fn speak(&mut self) -> Next {
-        let (what, result) =
-            if self.registered { ("heartbeat", self.beat().await) } else { ("register", self.register().await) };
+        self.registered &= !self.supported.has_changed().unwrap_or(false);
+        let (what, result) = if self.registered {
+            ("heartbeat", self.beat().await)
+        } else {
+            ("register", self.register().await)
+        };
         match result {
             Ok(next) => next,
             Err(error) => self.failed(what, &error),
@@ -186,6 +194,7 @@ impl Registrar {
     }
 
     async fn register(&mut self) -> Result<Next, Status> {
+        self.supported.mark_unchanged();
         let identity = &self.identity;
         let request = RegisterRequest {
             node_id: identity.node_id.as_ref().map_or_else(|| "auto".to_owned(), ToString::to_string),
@@ -195,7 +204,11 @@ impl Registrar {
             capabilities: Some(self.agent.capabilities()),
             deployments: self.agent.deployments(),
             labels: identity.labels.clone().into_iter().collect(),
-            join_token: identity.join_token.as_ref().map(|token| token.expose().to_owned()).unwrap_or_default(),
+            join_token: identity
+                .join_token
+                .as_ref()
+                .map(|token| token.expose().to_owned())
+                .unwrap_or_default(),
             proxy_port: i32::from(identity.proxy_port),
             boot_id: identity.boot_id.clone(),
         };
@@ -213,10 +226,10 @@ impl Registrar {
             .assigned_node_id
             .parse()
             .map_err(|error| Status::internal(format!("nebulad assigned no usable id: {error}")))?;
-        if self.identity.node_id.as_ref() != Some(&node_id) {
-            if let Err(error) = store::keep_node_id(&self.agent.store, &node_id).await {
-                tracing::warn!(%node_id, %error, "node id not written down");
-            }
+        if self.identity.node_id.as_ref() != Some(&node_id)
+            && let Err(error) = store::keep_node_id(&self.agent.store, &node_id).await
+        {
+            tracing::warn!(%node_id, %error, "node id not written down");
         }
         self.take_interval(answer.config.as_ref(), answer.heartbeat_interval_seconds);
         let gateway_subdomain = answer.gateway_subdomain;
@@ -290,9 +303,7 @@ impl Registrar {
 }
 
 /// A call that may take so long and no longer.
-async fn call<T>(
-    answer: impl Future<Output = Result<tonic::Response<T>, Status>>,
-) -> Result<T, Status> {
+async fn call<T>(answer: impl Future<Output = Result<tonic::Response<T>, Status>>) -> Result<T, Status> {
     match tokio::time::timeout(schedule::CALL_DEADLINE, answer).await {
         Ok(answer) => answer.map(tonic::Response::into_inner),
         Err(_) => Err(Status::deadline_exceeded("nebulad did not answer in time")),

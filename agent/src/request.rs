@@ -115,7 +115,8 @@ pub(crate) fn new_access(public: bool, hashes: &[String], gateway_token: &str) -
     if hashes.len() > TOKENS_MAX {
         return Err(invalid(format!("more than {TOKENS_MAX} tokens")));
     }
-    let tokens = hashes.iter().map(|hex| TokenHash::from_hex(hex)).collect::<Result<_, _>>().map_err(invalid)?;
+    let tokens =
+        hashes.iter().map(|hex| TokenHash::from_hex(hex)).collect::<Result<_, _>>().map_err(invalid)?;
     Ok(Access { public, tokens, gateway: gateway(gateway_token) })
 }
 

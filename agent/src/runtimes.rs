@@ -141,12 +141,21 @@ pub(crate) fn health(runtime: RuntimeKind) -> Health {
 
 /// The runtimes whose program is on this machine. The simulated one always is. Blocks, at worst for some seconds.
 pub(crate) fn supported(tools: &Tools) -> Vec<RuntimeKind> {
+    supported_with(|| llamacpp::is_there(tools))
+}
+
+/// The same without what takes a program to find out.
+pub(crate) fn supported_at_a_glance() -> Vec<RuntimeKind> {
+    supported_with(llamacpp::has_server)
+}
+
+fn supported_with(llamacpp: impl Fn() -> bool) -> Vec<RuntimeKind> {
     let there = |runtime: &RuntimeKind| match runtime {
         RuntimeKind::Vllm => programs::find(vllm::PROGRAM, None).is_some(),
         RuntimeKind::Tgi => programs::find(tgi::PROGRAM, None).is_some(),
         RuntimeKind::Ollama => programs::find(ollama::PROGRAM, None).is_some(),
         RuntimeKind::Triton => triton::is_there(),
-        RuntimeKind::Llamacpp => llamacpp::is_there(tools),
+        RuntimeKind::Llamacpp => llamacpp(),
         RuntimeKind::Sim => true,
     };
     RuntimeKind::ALL.into_iter().filter(there).collect()
@@ -197,9 +206,10 @@ pub(crate) fn check_file(path: &Path) -> Result<(), Unready> {
     let found = std::fs::metadata(path)
         .and_then(|found| if found.is_dir() { Ok(()) } else { std::fs::File::open(path).map(drop) });
     found.map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => {
-            Unready(format!("there is no model file {}; copy it to this node or correct the path", path.display()))
-        }
+        std::io::ErrorKind::NotFound => Unready(format!(
+            "there is no model file {}; copy it to this node or correct the path",
+            path.display()
+        )),
         _ => Unready(format!("the model file {} cannot be read: {error}", path.display())),
     })
 }

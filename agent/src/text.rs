@@ -4,7 +4,9 @@
 pub(crate) fn clip(mut text: String, limit: usize) -> String {
     const MARK: &str = "…";
     if text.len() > limit {
-        text.truncate(text.floor_char_boundary(limit.saturating_sub(MARK.len())));
+        let room = limit.saturating_sub(MARK.len());
+        let end = (0..=room).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+        text.truncate(end);
         text.push_str(MARK);
     }
     text

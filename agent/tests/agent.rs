@@ -1,5 +1,12 @@
 //! The real program against a made-up nebulad, with simulated runtimes as its children.
 
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "what helps a test may fail as a test does"
+)]
+
 #[path = "agent/access.rs"]
 mod access;
 #[path = "agent/commands.rs"]

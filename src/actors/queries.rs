@@ -19,7 +19,7 @@ use crate::domain::deployment::Deployment;
 use crate::domain::error::{Error, ErrorClass};
 use crate::domain::event::JournalEvent;
 use crate::domain::node::{Availability, NodeHealth, NodeStats, Scheduling};
-use crate::ports::{AgentError, ByteStream, LogQuery};
+use crate::ports::{AgentError, ByteStream, LogQuery, StoreReport};
 
 /// How long a read waits for an actor that is just being built.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(2);
@@ -205,6 +205,15 @@ impl System {
         by_node
     }
 
+    /// How the store does, with the number of records of each kind.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn store_status(&self) -> Result<(StoreReport, BTreeMap<&'static str, usize>), Error> {
+        let census = self.store.census().await.map_err(store_error)?;
+        Ok((self.store.report(), census))
+    }
+
     /// Why nebulad is not ready, in words; nothing when it is.
     #[must_use]
     pub fn not_ready(&self) -> Vec<String> {
@@ -212,7 +221,8 @@ impl System {
         let down = core
             .into_iter()
             .filter(|path| self.tree.cell(path).is_none_or(|cell| cell.life() != Life::Running));
-        down.map(|path| format!("actor {path} is not running")).collect()
+        let store = self.store.report().failed.map(|why| format!("the store has failed: {why}"));
+        down.map(|path| format!("actor {path} is not running")).chain(store).collect()
     }
 
     /// Brings back an actor that has crashed.

@@ -19,7 +19,7 @@ use super::router::Router;
 use super::scheduler::{Capacity, Scheduler};
 use super::session::Session;
 use super::supervisor::{ChildSpec, StartChild, Supervisor};
-use super::tree::Tree;
+use super::tree::{Life, Status, Tree};
 use crate::domain::error::{Error, ErrorClass};
 use crate::domain::route::RouteTable;
 use crate::ports::{AgentApi, Store, StoreError};
@@ -114,6 +114,9 @@ impl System {
             routes,
             supervisors,
         };
+        let store_cell = system.tree.plant("/store", "store");
+        store_cell.publish(Arc::new(StoreStatus(system.store.clone())));
+        store_cell.set_life(Life::Running);
         let core: [ChildSpec; 4] = [
             super::router::spec(system.clone()),
             super::scheduler::spec(system.clone()),
@@ -195,6 +198,15 @@ impl System {
 
     pub(crate) fn withdraw_route(&self, id: DeploymentId) {
         self.router.tell(super::router::PATH, super::router::Withdraw(id));
+    }
+}
+
+/// The store's thread as operators see it among the actors: asked anew whenever somebody looks.
+struct StoreStatus(Arc<dyn Store>);
+
+impl Status for StoreStatus {
+    fn to_json(&self) -> serde_json::Value {
+        serde_json::to_value(self.0.report()).unwrap_or_default()
     }
 }
 

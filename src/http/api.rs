@@ -36,6 +36,8 @@ pub struct Api {
     pub admin: TokenHash,
     /// Where clients reach the gateway, with its prefix.
     pub gateway_url: String,
+    /// The configuration, without secrets.
+    pub config: Value,
 }
 
 /// Mounts the API.

@@ -1,5 +1,7 @@
-//! For operators and their tools: `/health`, `/ready` and `/admin`.
+//! For operators and their tools: `/health`, `/ready` and `/admin`. The page at `/admin` loads without a token
+//! and asks for it; everything it shows comes from the paths below it, which take the admin token.
 
+use actix_web::http::header::ContentType;
 use actix_web::middleware::from_fn;
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::json;
@@ -14,9 +16,12 @@ type Shared = web::Data<Api>;
 pub fn configure(cfg: &mut web::ServiceConfig) {
     cfg.service(web::resource("/health").route(web::get().to(health)))
         .service(web::resource("/ready").route(web::get().to(ready)))
+        .service(web::resource("/admin").route(web::get().to(page)))
         .service(
             web::scope("/admin")
                 .wrap(from_fn(admin_only))
+                .service(web::resource("/store").route(web::get().to(store)))
+                .service(web::resource("/config").route(web::get().to(config)))
                 .service(web::resource("/actors").route(web::get().to(actors)))
                 .service(web::resource("/actors/{path:.*}/restart").route(web::post().to(restart)))
                 .service(web::resource("/actors/{path:.*}").route(web::get().to(actor))),
@@ -34,6 +39,21 @@ async fn ready(api: Shared) -> HttpResponse {
     } else {
         HttpResponse::ServiceUnavailable().json(json!({"status": "not ready", "reasons": reasons}))
     }
+}
+
+async fn page() -> HttpResponse {
+    HttpResponse::Ok().content_type(ContentType::html()).body(include_str!("operators/page.html"))
+}
+
+async fn store(request: HttpRequest, api: Shared) -> HttpResponse {
+    match api.system.store_status().await {
+        Ok((report, census)) => HttpResponse::Ok().json(json!({"store": report, "records": census})),
+        Err(error) => refuse(&request, &error),
+    }
+}
+
+async fn config(api: Shared) -> HttpResponse {
+    HttpResponse::Ok().json(&api.config)
 }
 
 async fn actors(api: Shared) -> HttpResponse {

@@ -14,6 +14,15 @@ const COMMANDS: &[u8] = b"c/";
 /// Journal lines, by deployment and number.
 pub(super) const EVENTS: &[u8] = b"e/";
 
+/// Every kind of record with its prefix, as operators see it.
+pub(super) const KINDS: [(&str, &[u8]); 5] = [
+    ("nodes", NODES),
+    ("deployments", DEPLOYMENTS),
+    ("replicas", REPLICAS),
+    ("commands", COMMANDS),
+    ("events", EVENTS),
+];
+
 /// Ends a node's id inside a key; no id holds it.
 const END: u8 = 0;
 

@@ -65,8 +65,8 @@ pub(crate) async fn run(
     timeout: Duration,
 ) -> Result<Outcome, ExecError> {
     let name = words.first().cloned().unwrap_or_default();
-    let program = programs::find(&name, plan.env.get("PATH").map(String::as_str))
-        .ok_or_else(|| ExecError::NoProgram(name))?;
+    let program =
+        programs::find(&name, plan.env.get("PATH").map(String::as_str)).ok_or(ExecError::NoProgram(name))?;
     let mut child = process::command(&program, plan, replica, attempt, cwd)
         .args(words.iter().skip(1))
         .stdout(Stdio::piped())

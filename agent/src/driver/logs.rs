@@ -46,7 +46,10 @@ struct Layout {
 impl Logs {
     /// The logs in a directory, which is made when it is first needed.
     pub(crate) fn open(dir: PathBuf) -> Self {
-        let names = fs::read_dir(&dir).into_iter().flatten().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        let names = fs::read_dir(&dir)
+            .into_iter()
+            .flatten()
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok());
         let numbers = names.filter_map(|name| name.strip_suffix(SUFFIX)?.strip_prefix("try-")?.parse().ok());
         let tries = numbers.map(|number| (number, Arc::new(Log::open(&dir, number)))).collect();
         Self { dir, tries: Mutex::new(tries) }
@@ -91,10 +94,10 @@ impl Log {
 
     fn remove(&self) {
         for path in [&self.path, &self.old_path] {
-            if let Err(error) = fs::remove_file(path) {
-                if error.kind() != io::ErrorKind::NotFound {
-                    tracing::warn!(path = %path.display(), %error, "old log stays");
-                }
+            if let Err(error) = fs::remove_file(path)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                tracing::warn!(path = %path.display(), %error, "old log stays");
             }
         }
     }

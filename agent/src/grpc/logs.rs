@@ -104,7 +104,7 @@ pub(super) async fn blocking<T: Send + 'static>(
 
 /// Whether the replica writes no more.
 fn is_over(seen: &watch::Receiver<Option<Arc<Snapshot>>>) -> bool {
-    seen.borrow().as_ref().is_none_or(|snapshot| {
-        matches!(snapshot.view.status, ReplicaStatus::Stopped | ReplicaStatus::Failed)
-    })
+    seen.borrow()
+        .as_ref()
+        .is_none_or(|snapshot| matches!(snapshot.view.status, ReplicaStatus::Stopped | ReplicaStatus::Failed))
 }

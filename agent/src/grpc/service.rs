@@ -72,10 +72,7 @@ impl Service {
         self.agent.replicas.tell(meant, &event).await.map_err(refused)
     }
 
-    async fn run_beside(
-        &self,
-        request: ExecCommandRequest,
-    ) -> Result<driver_exec::Outcome, Status> {
+    async fn run_beside(&self, request: ExecCommandRequest) -> Result<driver_exec::Outcome, Status> {
         let (snapshot, _) = self.one(&request.deployment_id, &request.replica_id)?;
         if request.command.first().is_none_or(String::is_empty) {
             return Err(Status::invalid_argument("the command is empty"));
@@ -180,7 +177,8 @@ impl AgentService for Service {
         let start = request::start(request.into_inner()).map_err(bad_request)?;
         let (deployment, replica) = (start.deployment.to_string(), start.replica.to_string());
         let port = self.agent.replicas.start(start).await.map_err(refused)?;
-        let container_id = self.one(&deployment, &replica).map(|(snapshot, _)| report(&snapshot).container_id);
+        let container_id =
+            self.one(&deployment, &replica).map(|(snapshot, _)| report(&snapshot).container_id);
         Ok(Response::new(StartRuntimeResponse {
             success: true,
             error: String::new(),

@@ -4,7 +4,7 @@ use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
 use bytes::Bytes;
-use nebula_relay::{Broken, UpstreamError};
+use nebula_relay::{Broken, PROXY_ERROR, UpstreamError};
 use serde_json::json;
 
 use super::table::NotPicked;
@@ -12,8 +12,9 @@ use super::table::NotPicked;
 /// Seconds after which a replica that does not serve yet may be asked again.
 const RETRY_AFTER_SECS: &str = "1";
 
+/// The header tells nebulad's gateway that the answer is the proxy's and not the runtime's.
 fn error(status: StatusCode, kind: &str, code: &str, message: &str) -> HttpResponse {
-    HttpResponse::build(status).json(body(kind, code, message))
+    HttpResponse::build(status).insert_header((PROXY_ERROR, code)).json(body(kind, code, message))
 }
 
 fn body(kind: &str, code: &str, message: &str) -> serde_json::Value {

@@ -45,7 +45,9 @@ pub(crate) enum NotPicked {
     #[error("the deployment has no replica \"{0}\" on this node")]
     UnknownReplica(String),
     /// None was named and there is not exactly one.
-    #[error("{0} deployments run on this node; name one with X-Nebula-Deployment or the path /d/<id or name>/")]
+    #[error(
+        "{0} deployments run on this node; name one with X-Nebula-Deployment or the path /d/<id or name>/"
+    )]
     Unnamed(usize),
     /// Two share the name.
     #[error("more than one deployment on this node is named \"{0}\"; use the id")]
@@ -82,7 +84,11 @@ impl Table {
     ///
     /// # Errors
     /// When there is nothing that is meant.
-    pub(crate) fn pick(&self, named: Option<&str>, replica: Option<&str>) -> Result<Vec<Arc<Route>>, NotPicked> {
+    pub(crate) fn pick(
+        &self,
+        named: Option<&str>,
+        replica: Option<&str>,
+    ) -> Result<Vec<Arc<Route>>, NotPicked> {
         let deployment = match named {
             Some(named) => self.find(named)?,
             None => self.only()?,
@@ -108,10 +114,10 @@ impl Table {
     }
 
     fn find(&self, named: &str) -> Result<DeploymentId, NotPicked> {
-        if let Ok(id) = named.parse::<DeploymentId>() {
-            if self.routes.keys().any(|(other, _)| *other == id) {
-                return Ok(id);
-            }
+        if let Ok(id) = named.parse::<DeploymentId>()
+            && self.routes.keys().any(|(other, _)| *other == id)
+        {
+            return Ok(id);
         }
         let text = || crate::text::clip(named.to_owned(), 200);
         let mut ids: Vec<_> =
@@ -172,6 +178,9 @@ mod tests {
         let routes = Routes::default();
         routes.set(route(DeploymentId::random(), "same"));
         routes.set(route(DeploymentId::random(), "same"));
-        assert_eq!(routes.table().pick(Some("same"), None).err(), Some(NotPicked::Ambiguous("same".to_owned())));
+        assert_eq!(
+            routes.table().pick(Some("same"), None).err(),
+            Some(NotPicked::Ambiguous("same".to_owned()))
+        );
     }
 }

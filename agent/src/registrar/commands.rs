@@ -47,7 +47,11 @@ impl Commands {
         let outcome = match &result {
             Ok(()) => {
                 tracing::info!(
-                    command_id = id, kind, deployment_id = deployment, generation, "command carried out"
+                    command_id = id,
+                    kind,
+                    deployment_id = deployment,
+                    generation,
+                    "command carried out"
                 );
                 Outcome::Settled
             }
@@ -112,8 +116,12 @@ impl Commands {
 /// The parameters of "access": hashes separated by commas, and whether no token is needed.
 fn new_access(params: &HashMap<String, String>) -> Result<crate::replica::spec::Access, BadRequest> {
     let text = |name: &str| params.get(name).map(String::as_str).unwrap_or_default();
-    let hashes: Vec<String> =
-        text("access_token_sha256").split(',').map(str::trim).filter(|hash| !hash.is_empty()).map(str::to_owned).collect();
+    let hashes: Vec<String> = text("access_token_sha256")
+        .split(',')
+        .map(str::trim)
+        .filter(|hash| !hash.is_empty())
+        .map(str::to_owned)
+        .collect();
     request::new_access(text("is_public") == "true", &hashes, text("gateway_token"))
 }
 

@@ -9,6 +9,7 @@
 //! from the phase. Every command carries a generation; an older one than the newest seen is refused. `Persist` comes
 //! first among the effects of a step, and `Reply` is an effect after it, so nothing is answered before it is durable.
 
+mod events;
 mod flow;
 mod load;
 mod phase;
@@ -24,6 +25,7 @@ use std::time::Duration;
 use nebula_core::clock::Tick;
 use nebula_core::ids::{DeploymentId, Generation, ReplicaId};
 
+pub(crate) use self::events::{Effect, Entry, Event, Refusal, Signal};
 pub(crate) use self::load::Found;
 pub(crate) use self::phase::{Failure, FailureReason, Phase};
 pub(crate) use self::view::{Status, View};
@@ -96,105 +98,6 @@ pub(crate) struct State {
     pub(crate) last_end: String,
 }
 
-/// What happens to a replica.
-#[derive(Clone, Debug)]
-pub(crate) enum Event {
-    /// Run this.
-    Start { generation: Generation, spec: Arc<Spec>, access: Access, port: u16 },
-    /// Stop and keep the record. No generation: whatever there is; no grace: the usual one.
-    Stop { generation: Option<Generation>, grace: Option<Duration> },
-    /// Start again, with the same spec.
-    Restart { generation: Option<Generation> },
-    /// Stop and leave nothing.
-    Delete { generation: Option<Generation> },
-    /// Other credentials. No gateway token: the old one stays.
-    SetAccess { access: Access },
-    /// What the runtime needs is there, and this port is free.
-    Prepared { attempt: u32, port: u16 },
-    /// Something it needs is not there.
-    PrepareFailed { attempt: u32, message: String },
-    /// The process exists.
-    Spawned { attempt: u32, process: ProcessRef },
-    /// It could not be made.
-    SpawnFailed { attempt: u32, message: String },
-    /// It is gone.
-    Exited { attempt: u32, ended: Ended },
-    /// It answered its health check.
-    Healthy { attempt: u32 },
-    /// The timer that was set with this fence is due.
-    Timer { fence: u64 },
-    /// The agent stops: end what runs, or leave it to the next agent.
-    Halt { leave: bool },
-}
-
-/// What is to be done, in this order.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Effect {
-    /// Make the state durable, with these lines for the deployment's journal.
-    Persist(Vec<Entry>),
-    /// Forget it durably: records, files, port, route. A start up to this generation stays refused.
-    Remove(Generation),
-    /// Answer who asked.
-    Reply(Result<(), Refusal>),
-    /// Tell the proxy who may call and whether the runtime answers.
-    Route { ready: bool },
-    /// See that the model, the program and a port are there.
-    Prepare { attempt: u32 },
-    /// Make the process.
-    Spawn { attempt: u32 },
-    /// Say when this process ends.
-    Watch { attempt: u32, process: ProcessRef },
-    /// Ask for its health until it is healthy.
-    Probe { attempt: u32 },
-    /// Stop asking.
-    StopProbe,
-    /// Send a signal to its process group.
-    Signal { process: ProcessRef, signal: Signal },
-    /// Replace the timer.
-    SetTimer { fence: u64, after: Duration },
-    /// Nothing is to be waited for.
-    CancelTimer,
-    /// Tell nebulad at once.
-    Report,
-    /// The machine has nothing more to do in this process.
-    Done,
-}
-
-/// A line of a deployment's journal.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Entry {
-    /// `accepted`, `started`, `running`, `exited`, `stopping`, `stopped`, `failed`, `restarted`, `access`, `deleted`.
-    pub(crate) kind: &'static str,
-    /// For people.
-    pub(crate) message: String,
-}
-
-/// How a process is told to end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Signal {
-    /// SIGTERM.
-    Term,
-    /// SIGKILL.
-    Kill,
-}
-
-/// Why a command is not carried out.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Refusal {
-    /// A newer generation was seen.
-    #[error("generation {given} is older than {newest}, the newest seen for this replica")]
-    Stale { given: Generation, newest: Generation },
-    /// There is no such replica here.
-    #[error("no such replica on this node")]
-    Unknown,
-    /// It is on its way out.
-    #[error("the replica is being deleted")]
-    Deleting,
-    /// The agent is.
-    #[error("the agent is stopping")]
-    Halting,
-}
-
 /// One replica.
 #[derive(Clone, Debug)]
 pub(crate) struct Machine {
@@ -254,9 +157,7 @@ impl Machine {
     /// Takes one event.
     pub(crate) fn step(&mut self, event: Event, now: Tick) -> Vec<Effect> {
         match event {
-            Event::Start { generation, spec, access, port } => {
-                self.on_start(generation, spec, access, port)
-            }
+            Event::Start { generation, spec, access, port } => self.on_start(generation, spec, access, port),
             Event::Stop { generation, grace } => self.on_stop(generation, grace),
             Event::Restart { generation } => self.on_restart(generation),
             Event::Delete { generation } => self.on_delete(generation),
@@ -277,7 +178,8 @@ impl Machine {
         generation: Generation,
         spec: Arc<Spec>,
         access: Access,
-        port: u16) -> Vec<Effect> {
+        port: u16,
+    ) -> Vec<Effect> {
         if self.state.phase != Phase::New {
             if let Err(refusal) = self.check(Some(generation)) {
                 return vec![Effect::Reply(Err(refusal))];
@@ -302,10 +204,7 @@ impl Machine {
         self.answer(follow)
     }
 
-    fn on_stop(
-        &mut self,
-        generation: Option<Generation>,
-        grace: Option<Duration>) -> Vec<Effect> {
+    fn on_stop(&mut self, generation: Option<Generation>, grace: Option<Duration>) -> Vec<Effect> {
         if let Err(refusal) = self.check(generation) {
             return vec![Effect::Reply(Err(refusal))];
         }
@@ -382,7 +281,8 @@ impl Machine {
         }
         let watch = Effect::Watch { attempt, process };
         let mut follow = vec![watch];
-        let next = if stale { Phase::Killing { process, failure: None } } else { Phase::Starting { process } };
+        let next =
+            if stale { Phase::Killing { process, failure: None } } else { Phase::Starting { process } };
         follow.extend(self.enter(next));
         self.finish(follow)
     }
@@ -420,9 +320,7 @@ impl Machine {
                     format!("the runtime {} before it was healthy", ended.phrase()),
                     &ended.output,
                 );
-                self.fail(
-                    Failure { reason: FailureReason::Exited, message, exit_code: ended.exit_code() },
-                )
+                self.fail(Failure { reason: FailureReason::Exited, message, exit_code: ended.exit_code() })
             }
             Phase::Starting { .. } | Phase::Running { .. } => self.crash(ended, now),
             Phase::Killing { failure, .. } => match failure.clone() {

@@ -121,10 +121,8 @@ impl Inner {
 
     /// Notes that the store has failed, if that is what an error means.
     pub(crate) fn store_refused(&self, error: &StoreError) {
-        let for_good = matches!(
-            error,
-            StoreError::Commit(CommitError::Failed) | StoreError::Read(ReadError::Failed)
-        );
+        let for_good =
+            matches!(error, StoreError::Commit(CommitError::Failed) | StoreError::Read(ReadError::Failed));
         if for_good {
             self.broken.send_replace(true);
         }
@@ -243,7 +241,7 @@ impl Replicas {
         let Start { deployment, replica, generation, spec, access, port } = start;
         store::replicas::spec_record(&spec)
             .map_err(|error| Refused::Invalid(format!("command, args and env are too large: {error}")))?;
-        if let Some(newest) = self.0.fences.newest(replica).filter(|newest| generation <= *newest) {
+        if let Some(newest) = self.0.fences.newest(replica).filter(|newest| generation < *newest) {
             return Err(Refusal::Stale { given: generation, newest }.into());
         }
         let spec = Arc::new(spec);
@@ -256,11 +254,8 @@ impl Replicas {
                     handle.deployment
                 )));
             }
-            let port = self
-                .0
-                .ports
-                .reserve(replica, port)
-                .map_err(|error| Refused::Exhausted(error.to_string()))?;
+            let port =
+                self.0.ports.reserve(replica, port).map_err(|error| Refused::Exhausted(error.to_string()))?;
             let (spec, access) = (Arc::clone(&spec), access.clone());
             match self.ask(&handle, Event::Start { generation, spec, access, port }).await {
                 Some(answer) => {

@@ -230,7 +230,8 @@ impl Task {
         let state = self.machine.state();
         tracing::error!(replica_id = %state.replica, %error, "state of a replica not stored");
         if let Some(reply) = reply.take() {
-            let _ = reply.send(Err(Refused::Unavailable(format!("the agent's store did not take it: {error}"))));
+            let _ =
+                reply.send(Err(Refused::Unavailable(format!("the agent's store did not take it: {error}"))));
         }
         self.shared.store_refused(&error);
         ControlFlow::Break(Stop::Reload)
@@ -253,10 +254,10 @@ impl Task {
             process::sweep(replica);
             std::fs::remove_dir_all(dir)
         });
-        if let Ok(Err(error)) = removed.await {
-            if error.kind() != std::io::ErrorKind::NotFound {
-                tracing::warn!(replica_id = %replica, %error, "files of a deleted replica stay");
-            }
+        if let Ok(Err(error)) = removed.await
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(replica_id = %replica, %error, "files of a deleted replica stay");
         }
         let mut batch = store::replicas::delete(nebula_store::Batch::new(), replica);
         batch = shared.fences.add(batch, replica, generation)?;
@@ -299,7 +300,8 @@ impl Task {
                 Ok(Some((spec, state))) => {
                     let found = look::look(&state, &self.logs).await;
                     let now = self.shared.clock.now();
-                    let (machine, effects) = Machine::load(self.shared.policy, state, Arc::new(spec), found, now);
+                    let (machine, effects) =
+                        Machine::load(self.shared.policy, state, Arc::new(spec), found, now);
                     self.machine = machine;
                     return Some(effects);
                 }
@@ -363,7 +365,8 @@ impl Task {
         let making = tokio::task::spawn_blocking(move || {
             let _inside = runtime.enter();
             let plan = runtimes::plan(&spec, port, &shared.tools).map_err(|error| error.to_string())?;
-            let (_, output) = logs.begin(attempt).map_err(|error| format!("its log cannot be made: {error}"))?;
+            let (_, output) =
+                logs.begin(attempt).map_err(|error| format!("its log cannot be made: {error}"))?;
             let cwd = shared.work_dir_of(replica);
             crate::driver::logs::make_dir(&cwd)
                 .map_err(|error| format!("its directory {} cannot be made: {error}", cwd.display()))?;

@@ -14,7 +14,12 @@ pub(super) const HEALTH: Health = Health { path: "/health", otherwise: Some("/v1
 
 /// Whether one of the two can be run here.
 pub(super) fn is_there(tools: &Tools) -> bool {
-    programs::find(SERVER, None).is_some() || with_module(tools).is_some()
+    has_server() || with_module(tools).is_some()
+}
+
+/// Whether llama.cpp's own server is here.
+pub(super) fn has_server() -> bool {
+    programs::find(SERVER, None).is_some()
 }
 
 /// The Python that has the binding.

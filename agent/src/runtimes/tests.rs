@@ -41,10 +41,22 @@ fn line(spec: &Spec) -> String {
 fn the_usual_command_lines() {
     let (_dir, path) = programs(&["vllm", "text-generation-launcher", "ollama", "llama-server"]);
     let cases = [
-        (RuntimeKind::Vllm, "hf://org/name@v1", "serve org/name --host 127.0.0.1 --port 30001 --served-model-name served --revision v1 --tensor-parallel-size 2"),
-        (RuntimeKind::Tgi, "hf://org/name", "--model-id org/name --hostname 127.0.0.1 --port 30001 --num-shard 2"),
+        (
+            RuntimeKind::Vllm,
+            "hf://org/name@v1",
+            "serve org/name --host 127.0.0.1 --port 30001 --served-model-name served --revision v1 --tensor-parallel-size 2",
+        ),
+        (
+            RuntimeKind::Tgi,
+            "hf://org/name",
+            "--model-id org/name --hostname 127.0.0.1 --port 30001 --num-shard 2",
+        ),
         (RuntimeKind::Ollama, "ollama://llama3.2:1b", "serve"),
-        (RuntimeKind::Llamacpp, "fs:///etc/hostname", "--model /etc/hostname --alias served --host 127.0.0.1 --port 30001"),
+        (
+            RuntimeKind::Llamacpp,
+            "fs:///etc/hostname",
+            "--model /etc/hostname --alias served --host 127.0.0.1 --port 30001",
+        ),
         (RuntimeKind::Llamacpp, "hf://org/name", "-hf org/name --alias served --host 127.0.0.1 --port 30001"),
         (RuntimeKind::Sim, "hf://org/name", "sim-runtime --port 30001 --model served"),
     ];

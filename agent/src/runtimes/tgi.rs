@@ -8,7 +8,9 @@ pub(super) const HEALTH: Health = Health { path: "/health", otherwise: None };
 pub(super) fn line(ask: &Ask<'_>) -> Line {
     let port = ask.port.to_string();
     let mut command: Vec<String> =
-        [PROGRAM, "--model-id", ask.model, "--hostname", "127.0.0.1", "--port", &port].map(str::to_owned).into();
+        [PROGRAM, "--model-id", ask.model, "--hostname", "127.0.0.1", "--port", &port]
+            .map(str::to_owned)
+            .into();
     if let Some(revision) = ask.revision() {
         command.extend(["--revision".to_owned(), revision.to_owned()]);
     }

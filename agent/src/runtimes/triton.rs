@@ -21,8 +21,9 @@ pub(super) fn line(ask: &Ask<'_>) -> Result<Line, Unready> {
              deployment a command of its own"
         )));
     }
-    let python = programs::python(ask.tools.python.as_deref())
-        .ok_or_else(|| Unready("there is no python3 on this node, which Triton's front end needs".to_owned()))?;
+    let python = programs::python(ask.tools.python.as_deref()).ok_or_else(|| {
+        Unready("there is no python3 on this node, which Triton's front end needs".to_owned())
+    })?;
     let (python, port) = (python.display().to_string(), ask.port.to_string());
     let line =
         [&*python, FRONT_END, "--model-repository", ask.model, "--host", "127.0.0.1", "--openai-port", &port];

@@ -62,7 +62,8 @@ fn pair(records: Vec<(Vec<u8>, Record)>) -> Vec<(Spec, State)> {
     let mut specs = BTreeMap::new();
     let mut states = BTreeMap::new();
     for (key, record) in records {
-        let Some((id, [part])) = key.strip_prefix(PREFIX).and_then(|rest| rest.split_first_chunk::<16>()) else {
+        let Some((id, [part])) = key.strip_prefix(PREFIX).and_then(|rest| rest.split_first_chunk::<16>())
+        else {
             continue;
         };
         let replica = ReplicaId::from_bytes(*id);

@@ -147,3 +147,21 @@ async fn it_withdraws_only_when_told_to() {
     assert!(node.stop().await.success());
     nebulad.book(|book| assert_eq!(book.deregistrations[0].node_id, NODE_ID));
 }
+
+#[tokio::test]
+async fn a_runtime_that_is_found_later_is_told() {
+    let (home, nebulad) = (Home::new(), Nebulad::start().await);
+    // A Python that has every module, and takes its time to say so.
+    let python = home.path().join("python3");
+    std::fs::write(&python, "#!/bin/sh\nsleep 0.5\n").expect("writes");
+    let program = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&python, program).expect("is made a program");
+    let _node = Node::start(&home, nebulad.addr, &["--python", &python.display().to_string()]).await;
+    nebulad.hears("a registration", |book| !book.registrations.is_empty()).await;
+    nebulad
+        .hears("llamacpp", |book| {
+            let capabilities = book.registrations.last().and_then(|last| last.capabilities.as_ref());
+            capabilities.is_some_and(|found| found.supported_runtimes.contains(&"llamacpp".to_owned()))
+        })
+        .await;
+}

@@ -24,11 +24,11 @@ fn delete(start: &StartRuntimeRequest, generation: u64) -> DeleteDeploymentReque
 async fn started_called_stopped_deleted_and_nothing_is_left() {
     let (home, nebulad) = (Home::new(), Nebulad::start().await);
     let mut node = Node::start(&home, nebulad.addr, &[]).await;
-    let start = sim("demo");
+    let start = StartRuntimeRequest { generation: 2, ..sim("demo") };
     let answer = node.api.start_runtime(start.clone()).await.expect("accepted").into_inner();
     assert!(answer.success && answer.port > 0);
     let running = node.until(&start.deployment_id, "running").await;
-    assert_eq!((running.port, running.generation, running.restarts), (answer.port, 1, 0));
+    assert_eq!((running.port, running.generation, running.restarts), (answer.port, 2, 0));
     assert_eq!((running.model.as_str(), running.runtime.as_str()), ("demo", "sim"));
     assert_eq!(processes_of(&start.replica_id), [running.container_id.parse::<u32>().expect("a number")]);
 
@@ -41,7 +41,7 @@ async fn started_called_stopped_deleted_and_nothing_is_left() {
     assert!(metrics.body.contains("nebula_agent_replicas{state=\"running\"} 1"), "{}", metrics.body);
     assert_eq!(web::ask(node.metrics, "GET /health", &[], "").await.status, 200);
 
-    node.api.stop_runtime(stop(&start, 1)).await.expect("accepted");
+    node.api.stop_runtime(stop(&start, 2)).await.expect("accepted");
     let stopped = node.until(&start.deployment_id, "stopped").await;
     assert_eq!((stopped.restarts, stopped.container_id.as_str()), (0, ""));
     assert!(processes_of(&start.replica_id).is_empty());
@@ -50,11 +50,12 @@ async fn started_called_stopped_deleted_and_nothing_is_left() {
     assert!(refused.head.contains("retry-after: ") && refused.body.contains("model_not_ready"));
 
     let request = GetDeploymentEventsRequest { deployment_id: start.deployment_id.clone(), limit: 0 };
-    let events = node.api.get_deployment_events(request.clone()).await.expect("a journal").into_inner().events;
+    let events =
+        node.api.get_deployment_events(request.clone()).await.expect("a journal").into_inner().events;
     let kinds: Vec<_> = events.iter().map(|event| event.r#type.as_str()).collect();
     assert_eq!(kinds, ["accepted", "started", "running", "stopping", "stopped"]);
 
-    node.api.delete_deployment(delete(&start, 1)).await.expect("accepted");
+    node.api.delete_deployment(delete(&start, 2)).await.expect("accepted");
     until("it is gone", async || node.deployment(&start.deployment_id).await.is_none().then_some(())).await;
     assert_eq!(web::chat(node.proxy, "demo", &[], false).await.status, 404);
     let error = node.api.get_deployment_events(request).await.expect_err("no journal");
@@ -62,8 +63,9 @@ async fn started_called_stopped_deleted_and_nothing_is_left() {
     let files: Vec<_> = std::fs::read_dir(home.data().join("replicas")).expect("a directory").collect();
     assert!(files.is_empty(), "{files:?}");
     std::net::TcpListener::bind(("127.0.0.1", u16::try_from(answer.port).expect("a port"))).expect("free");
-    node.api.delete_deployment(delete(&start, 1)).await.expect("a second time too");
-    let late = node.api.start_runtime(start).await.expect_err("a late start does not bring it back");
+    node.api.delete_deployment(delete(&start, 2)).await.expect("a second time too");
+    let late = StartRuntimeRequest { generation: 1, ..start };
+    let late = node.api.start_runtime(late).await.expect_err("a late start does not bring it back");
     assert_eq!(late.code(), Code::FailedPrecondition);
     assert!(node.stop().await.success());
 }

@@ -6,7 +6,9 @@ use nebula_core::clock::Tick;
 use nebula_core::duration::human;
 use nebula_core::ids::Generation;
 
-use super::{Desired, Effect, Entry, Failure, FailureReason, Follow, Machine, Phase, Refusal, Signal, with_output};
+use super::{
+    Desired, Effect, Entry, Failure, FailureReason, Follow, Machine, Phase, Refusal, Signal, with_output,
+};
 use crate::replica::spec::Ended;
 
 impl Machine {
@@ -97,9 +99,11 @@ impl Machine {
                 ended.phrase()
             );
             let message = with_output(message, &ended.output);
-            return self.fail(
-                Failure { reason: FailureReason::CrashLoop, message, exit_code: ended.exit_code() },
-            );
+            return self.fail(Failure {
+                reason: FailureReason::CrashLoop,
+                message,
+                exit_code: ended.exit_code(),
+            });
         }
         let delay = human(self.backoff());
         self.note("exited", format!("the runtime {}; it starts again in {delay}", ended.phrase()));

@@ -43,8 +43,11 @@ impl Machine {
             (Phase::BackingOff, _) => self.enter(Phase::BackingOff),
             (Phase::Stopped | Phase::Failed(_), _) => vec![Effect::Route { ready: false }],
             (Phase::Spawning { stale }, Found::Alive(process)) => {
-                let next =
-                    if stale { Phase::Killing { process, failure: None } } else { Phase::Starting { process } };
+                let next = if stale {
+                    Phase::Killing { process, failure: None }
+                } else {
+                    Phase::Starting { process }
+                };
                 self.adopt(attempt, process, next)
             }
             (Phase::Spawning { .. }, Found::Gone(_) | Found::Rebooted) => self.again(),

@@ -70,8 +70,12 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let machine =
-            Machine::new(Policy::default(), DeploymentId::from_bytes([1; 16]), ReplicaId::from_bytes([2; 16]), spec("m"));
+        let machine = Machine::new(
+            Policy::default(),
+            DeploymentId::from_bytes([1; 16]),
+            ReplicaId::from_bytes([2; 16]),
+            spec("m"),
+        );
         Self {
             machine,
             durable: None,
@@ -129,25 +133,14 @@ impl World {
                 Effect::Reply(answer) => {
                     replies += 1;
                     let unchanged = self.durable.as_ref().is_none_or(|state| state == self.machine.state());
-                    assert!(answer.is_err() || durable_in_step || unchanged, "answered before it was durable");
+                    assert!(
+                        answer.is_err() || durable_in_step || unchanged,
+                        "answered before it was durable"
+                    );
                 }
                 Effect::Route { ready } => self.ready = ready,
                 Effect::Prepare { attempt } => self.preparing = Some(attempt),
-                Effect::Spawn { attempt } => {
-                    assert_eq!(self.alive, None, "a second process");
-                    assert_eq!(self.machine.state().desired, Desired::Running);
-                    let durable = self.durable.as_ref().expect("the intent is durable");
-                    assert!(matches!(durable.phase, Phase::Spawning { .. }) && durable.attempt == attempt);
-                    if std::mem::take(&mut self.no_spawn) {
-                        let failed = Event::SpawnFailed { attempt, message: "no".to_owned() };
-                        effects.extend(self.machine.step(failed, self.now));
-                        continue;
-                    }
-                    let process = process(self.next_pid);
-                    self.next_pid += 1;
-                    self.alive = Some(process);
-                    effects.extend(self.machine.step(Event::Spawned { attempt, process }, self.now));
-                }
+                Effect::Spawn { attempt } => effects.extend(self.spawn(attempt)),
                 Effect::Watch { attempt, process } => {
                     assert_eq!(self.alive, Some(process));
                     self.watched = Some(attempt);
@@ -178,6 +171,21 @@ impl World {
             self.reborn();
         }
         self.check();
+    }
+
+    /// Makes a process, or fails to, and says so to the machine.
+    fn spawn(&mut self, attempt: u32) -> Vec<Effect> {
+        assert_eq!(self.alive, None, "a second process");
+        assert_eq!(self.machine.state().desired, Desired::Running);
+        let durable = self.durable.as_ref().expect("the intent is durable");
+        assert!(matches!(durable.phase, Phase::Spawning { .. }) && durable.attempt == attempt);
+        if std::mem::take(&mut self.no_spawn) {
+            return self.machine.step(Event::SpawnFailed { attempt, message: "no".to_owned() }, self.now);
+        }
+        let process = process(self.next_pid);
+        self.next_pid += 1;
+        self.alive = Some(process);
+        self.machine.step(Event::Spawned { attempt, process }, self.now)
     }
 
     /// The agent died; what was not durable is lost, the process is not.
@@ -303,7 +311,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2_000))]
+    #![proptest_config(ProptestConfig::with_cases(300))]
 
     #[test]
     fn no_process_is_doubled_lost_or_blamed_and_what_is_wanted_is_reached(

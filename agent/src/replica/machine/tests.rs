@@ -175,7 +175,10 @@ fn a_newer_generation_replaces_what_runs() {
         "persist(accepted stopping), reply(ok), route(false), signal(7 Term), timer(10s), report"
     );
     assert_eq!(machine.view().map(|view| view.status), Some(Status::Starting));
-    assert_eq!(step(&mut machine, exited(1, 143)), "persist(), cancel_timer, route(false), prepare(2), report");
+    assert_eq!(
+        step(&mut machine, exited(1, 143)),
+        "persist(), cancel_timer, route(false), prepare(2), report"
+    );
     assert_eq!(machine.state().generation, Generation(6));
     assert_eq!(machine.state().restarts, 0, "it was ended by us");
 }
@@ -230,7 +233,11 @@ fn a_runtime_that_never_gets_healthy_is_ended_and_fails() {
     step(&mut machine, exited(1, 0));
     let view = machine.view().expect("a view");
     assert_eq!(view.status, Status::Failed);
-    assert!(view.message.starts_with("not_healthy: the runtime was not healthy within 15m 00s"), "{}", view.message);
+    assert!(
+        view.message.starts_with("not_healthy: the runtime was not healthy within 15m 00s"),
+        "{}",
+        view.message
+    );
 }
 
 #[test]
@@ -251,7 +258,11 @@ fn crashes_are_followed_by_longer_and_longer_waits_and_then_by_failure() {
     machine.step(exited(5, 9), now);
     let view = machine.view().expect("a view");
     assert_eq!((view.status, view.restarts, view.exit_code), (Status::Failed, 4, 9));
-    assert!(view.message.starts_with("crash_loop: the runtime ended 5 times within 10m 00s"), "{}", view.message);
+    assert!(
+        view.message.starts_with("crash_loop: the runtime ended 5 times within 10m 00s"),
+        "{}",
+        view.message
+    );
 }
 
 #[test]
@@ -290,10 +301,7 @@ fn other_credentials_reach_the_proxy_after_they_are_durable() {
     let mut machine = after(running());
     let gateway = nebula_core::token::TokenHash::of("g");
     let access = Access { public: false, tokens: Vec::new(), gateway: Some(gateway) };
-    assert_eq!(
-        step(&mut machine, Event::SetAccess { access }),
-        "persist(access), reply(ok), route(true)"
-    );
+    assert_eq!(step(&mut machine, Event::SetAccess { access }), "persist(access), reply(ok), route(true)");
     step(&mut machine, Event::SetAccess { access: Access { public: true, ..Access::default() } });
     assert_eq!(machine.state().access.gateway, Some(gateway), "none given keeps the old one");
 }
@@ -337,10 +345,25 @@ fn what_runs_is_kept_by_the_next_agent() {
     let alive = || Found::Alive(process(7));
     let gone = || Found::Gone(Ended::default());
     for (events, found, effects, status) in [
-        (running(), alive(), "persist(running), route(false), watch(1), route(true), report", Status::Running),
-        (starting(), alive(), "persist(started), route(false), watch(1), probe(1), timer(900s), report", Status::Starting),
+        (
+            running(),
+            alive(),
+            "persist(running), route(false), watch(1), route(true), report",
+            Status::Running,
+        ),
+        (
+            starting(),
+            alive(),
+            "persist(started), route(false), watch(1), probe(1), timer(900s), report",
+            Status::Starting,
+        ),
         (running(), gone(), "persist(exited), route(false), timer(10s), report", Status::Starting),
-        (starting(), gone(), "persist(failed), stop_probe, cancel_timer, route(false), report", Status::Failed),
+        (
+            starting(),
+            gone(),
+            "persist(failed), stop_probe, cancel_timer, route(false), report",
+            Status::Failed,
+        ),
         (running(), Found::Rebooted, "persist(), route(false), prepare(2), report", Status::Preparing),
         (
             vec![start(5), Event::Prepared { attempt: 1, port: 1 }],
@@ -348,7 +371,12 @@ fn what_runs_is_kept_by_the_next_agent() {
             "persist(started), route(false), watch(1), probe(1), timer(900s), report",
             Status::Starting,
         ),
-        ([running(), vec![stop(5)]].concat(), gone(), "persist(stopped), cancel_timer, route(false), report", Status::Stopped),
+        (
+            [running(), vec![stop(5)]].concat(),
+            gone(),
+            "persist(stopped), cancel_timer, route(false), report",
+            Status::Stopped,
+        ),
         ([running(), vec![stop(5), exited(1, 0)]].concat(), gone(), "route(false)", Status::Stopped),
     ] {
         let label = format!("{events:?} {found:?}");

@@ -72,7 +72,9 @@ impl Machine {
                 Desired::Running if !self.halting => {
                     (Status::Starting, "the one before is told to end".to_owned(), 0)
                 }
-                Desired::Running | Desired::Stopped | Desired::Deleted => (Status::Stopping, String::new(), 0),
+                Desired::Running | Desired::Stopped | Desired::Deleted => {
+                    (Status::Stopping, String::new(), 0)
+                }
             },
             Phase::Stopped => (Status::Stopped, String::new(), 0),
             Phase::Halted => (Status::Stopping, "the agent is stopping".to_owned(), 0),
