@@ -17,6 +17,7 @@ use nebula_core::source::ModelSource;
 use nebula_core::token::{Secret, TokenKind};
 use tempfile::TempDir;
 
+use crate::actors::catalog::Create;
 use crate::actors::deployment::machine::Intent;
 use crate::app::{App, Signals};
 use crate::config::{Config, DevArgs, Flags};
@@ -222,12 +223,12 @@ async fn deploy(app: &App, spec: DeploymentSpec) -> Result<(), Error> {
         updated_at: now,
         replicas: Vec::new(),
     };
-    match app.system.create(dep).await {
+    match app.system.create(Create { deployment: dep, key: None }).await {
         Err(error) if error.class == ErrorClass::Conflict => {
             app.system.want(NAME, Intent::Change(Box::new(spec))).await?;
             app.system.want(NAME, Intent::Start).await.map(drop)
         }
-        created => created,
+        created => created.map(drop),
     }
 }
 

@@ -5,6 +5,7 @@ pub mod command;
 pub mod deployment;
 pub mod error;
 pub mod event;
+pub mod idempotency;
 pub mod node;
 pub mod report;
 pub mod route;

@@ -13,6 +13,7 @@ use serde::Serialize;
 use crate::domain::command::Command;
 use crate::domain::deployment::{Deployment, Replica};
 use crate::domain::event::JournalEvent;
+use crate::domain::idempotency::UsedKey;
 use crate::domain::node::Node;
 
 /// A boxed future that may travel between threads.
@@ -44,6 +45,10 @@ pub enum Write {
     PutEvent(Box<JournalEvent>),
     /// A line of the journal that is no longer kept.
     DeleteEvent(DeploymentId, u64),
+    /// A key under which a deployment was created.
+    PutUsedKey(Box<UsedKey>),
+    /// Forget a key.
+    DeleteUsedKey(String),
 }
 
 /// Why the store did not do what was asked.
@@ -89,6 +94,8 @@ pub trait Store: Send + Sync + 'static {
     fn commands(&self, node: NodeId) -> BoxFuture<Result<Vec<Command>, StoreError>>;
     /// A deployment's journal, oldest first.
     fn events(&self, deployment: DeploymentId) -> BoxFuture<Result<Vec<JournalEvent>, StoreError>>;
+    /// The keys under which deployments were created, oldest first.
+    fn used_keys(&self) -> BoxFuture<Result<Vec<UsedKey>, StoreError>>;
     /// The highest sequence number in the journal; 0 when it is empty.
     fn last_event_seq(&self) -> BoxFuture<Result<u64, StoreError>>;
     /// How many records of each kind there are.

@@ -2,7 +2,7 @@
 //!
 //! What do we store? Nodes (identity, address, what they have, the operator's will), deployments (spec, desired
 //! state, generation, token hash, gateway token), their replicas (place, phase), commands that wait for their
-//! acknowledgement, and the newest 200 journal lines of each deployment. All of it is durable before it is
+//! acknowledgement, the newest 200 journal lines of each deployment, and the idempotency keys of the last day. All of it is durable before it is
 //! acknowledged. Not stored: heartbeats, stats, reports, gates of the breaker, requests in flight; and routes,
 //! which follow from deployments.
 
@@ -16,6 +16,7 @@ use nebula_store::{Batch, CommitError, Options, ReadError, Record};
 use crate::domain::command::Command;
 use crate::domain::deployment::Deployment;
 use crate::domain::event::JournalEvent;
+use crate::domain::idempotency::UsedKey;
 use crate::domain::node::Node;
 use crate::ports::{BoxFuture, Store, StoreError, StoreReport, Write};
 
@@ -73,6 +74,8 @@ fn batch(writes: Vec<Write>) -> Result<Batch, StoreError> {
                 batch.put(keys::event(event.deployment, event.seq), records::event(&event)?)
             }
             Write::DeleteEvent(dep, seq) => batch.delete(keys::event(dep, seq)),
+            Write::PutUsedKey(used) => batch.put(keys::used_key(&used.key), records::used_key(&used)?),
+            Write::DeleteUsedKey(key) => batch.delete(keys::used_key(&key)),
         };
     }
     Ok(batch)
@@ -116,6 +119,15 @@ impl Store for EmbeddedStore {
 
     fn events(&self, deployment: DeploymentId) -> BoxFuture<Result<Vec<JournalEvent>, StoreError>> {
         Box::pin(self.scan(keys::events(deployment), |_, record| records::read_event(record)))
+    }
+
+    fn used_keys(&self) -> BoxFuture<Result<Vec<UsedKey>, StoreError>> {
+        let found = self.scan(keys::USED_KEYS.to_vec(), |_, record| records::read_used_key(record));
+        Box::pin(async move {
+            let mut keys = found.await?;
+            keys.sort_by_key(|used| used.at);
+            Ok(keys)
+        })
     }
 
     fn last_event_seq(&self) -> BoxFuture<Result<u64, StoreError>> {

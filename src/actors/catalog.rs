@@ -1,7 +1,7 @@
 //! The catalog: which deployments there are, by name.
 //!
-//! * Owns: the names of deployments, each of which is taken once.
-//! * Persists: a new deployment's first record.
+//! * Owns: the names of deployments, each of which is taken once, and the keys under which they were created.
+//! * Persists: a new deployment's first record, with its key if it has one.
 //! * Talks to: the deployments' supervisor.
 //! * Timers: none.
 //! * On crash: loads the names from the store and starts what is not running.
@@ -13,13 +13,17 @@ use actix::{Actor, ActorFutureExt, Context, Handler, Message, ResponseActFuture,
 use nebula_core::ids::DeploymentId;
 use serde::Serialize;
 
+use self::keys::Keys;
 use super::supervisor::{Birth, ChildSpec, DeathWatch, Restart};
 use super::system::{System, start_child, start_child_later, store_error};
 use super::tree::Cell;
 use crate::domain::deployment::Deployment;
 use crate::domain::error::{Error, ErrorClass};
 use crate::domain::event::JournalEvent;
+use crate::domain::idempotency::UsedKey;
 use crate::ports::Write;
+
+mod keys;
 
 /// Where the catalog is in the tree.
 pub const PATH: &str = "/catalog";
@@ -45,6 +49,7 @@ impl CatalogStatus {
 /// The catalog's actor.
 pub struct Catalog {
     names: Arc<RwLock<BTreeMap<String, DeploymentId>>>,
+    keys: Keys,
     system: System,
     cell: Arc<Cell>,
     _watch: DeathWatch,
@@ -68,9 +73,11 @@ impl Catalog {
                 tracing::error!(deployment_id = %id, %error, "deployment not started");
             }
         }
+        let keys = Keys::load(system.store.used_keys().await.map_err(store_error)?);
         let names = stored.into_iter().map(|(id, name)| (name, id)).collect();
         let catalog = Self {
             names: Arc::new(RwLock::new(names)),
+            keys,
             system,
             cell: birth.cell.clone(),
             _watch: birth.watch,
@@ -95,29 +102,47 @@ impl Actor for Catalog {
     type Context = Context<Self>;
 }
 
-/// From the API: a new deployment. Answers when it is durable. A timeout means: unknown, look it up by name.
+/// From the API: a new deployment. Answers when it is durable. With a key it may be sent again; without one a
+/// timeout means: unknown, look it up by name.
 #[derive(Message)]
-#[rtype(result = "Result<(), Error>")]
-pub struct Create(pub Deployment);
+#[rtype(result = "Result<Created, Error>")]
+pub struct Create {
+    /// The deployment.
+    pub deployment: Deployment,
+    /// The client's key for this request and the hash of its body.
+    pub key: Option<(String, [u8; 32])>,
+}
 
-impl Handler<Create> for Catalog {
-    type Result = ResponseActFuture<Self, Result<(), Error>>;
+/// What became of a `Create`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Created {
+    /// It was made.
+    New,
+    /// The same request had made this one before.
+    Before(DeploymentId),
+}
 
-    fn handle(&mut self, Create(dep): Create, _: &mut Context<Self>) -> Self::Result {
-        self.cell.received();
-        let taken = {
-            let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
-            let taken = names.contains_key(&dep.name);
-            if !taken {
-                names.insert(dep.name.clone(), dep.id);
+impl Catalog {
+    /// Takes the name and the key for a new deployment, unless one of them is taken.
+    fn take(&mut self, create: &Create) -> Result<Option<Created>, Error> {
+        let dep = &create.deployment;
+        if let Some((key, body)) = &create.key {
+            match self.keys.begin(key, body)? {
+                Some(id) => return Ok(Some(Created::Before(id))),
+                None => tracing::debug!(deployment_id = %dep.id, "idempotency key taken"),
             }
-            taken
-        };
-        if taken {
-            let error = Error::new(ErrorClass::Conflict, format!("the name \"{}\" is taken", dep.name));
-            return Box::pin(async move { Err(error) }.into_actor(self));
         }
-        self.publish();
+        let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
+        if names.contains_key(&dep.name) {
+            self.keys.abandon(create.key.as_ref().map(|(key, _)| key.as_str()));
+            return Err(Error::new(ErrorClass::Conflict, format!("the name \"{}\" is taken", dep.name)));
+        }
+        names.insert(dep.name.clone(), dep.id);
+        Ok(None)
+    }
+
+    /// A new deployment's first writes: its record, the journal's first line, and its key.
+    fn first_writes(&mut self, dep: &Deployment, used: Option<&UsedKey>) -> Vec<Write> {
         let created = JournalEvent {
             seq: self.system.journal.next(),
             time: dep.created_at,
@@ -127,19 +152,40 @@ impl Handler<Create> for Catalog {
             replica: None,
             node: None,
         };
-        let (id, name) = (dep.id, dep.name.clone());
-        let writes = vec![Write::PutDeployment(Box::new(dep)), Write::PutEvent(Box::new(created))];
+        let mut writes =
+            vec![Write::PutDeployment(Box::new(dep.clone())), Write::PutEvent(Box::new(created))];
+        writes.extend(used.map(|used| Write::PutUsedKey(Box::new(used.clone()))));
+        writes.extend(self.keys.outdated(dep.created_at).into_iter().map(Write::DeleteUsedKey));
+        writes
+    }
+}
+
+impl Handler<Create> for Catalog {
+    type Result = ResponseActFuture<Self, Result<Created, Error>>;
+
+    fn handle(&mut self, create: Create, _: &mut Context<Self>) -> Self::Result {
+        self.cell.received();
+        match self.take(&create) {
+            Ok(None) => self.publish(),
+            Ok(Some(before)) => return Box::pin(async move { Ok(before) }.into_actor(self)),
+            Err(error) => return Box::pin(async move { Err(error) }.into_actor(self)),
+        }
+        let Create { deployment: dep, key } = create;
+        let used = key.map(|(key, body)| UsedKey { key, body, deployment: dep.id, at: dep.created_at });
+        let writes = self.first_writes(&dep, used.as_ref());
         let commit = self.system.store.commit(writes);
         Box::pin(commit.into_actor(self).map(move |result, catalog, _| match result {
             Ok(()) => {
-                tracing::info!(deployment_id = %id, model = name, "deployment created");
-                let child = super::deployment::spec(catalog.system.clone(), id);
-                catalog.system.tree.plant(&super::deployment::path(id), "deployment");
+                tracing::info!(deployment_id = %dep.id, model = dep.name, "deployment created");
+                catalog.keys.finish(used);
+                catalog.system.tree.plant(&super::deployment::path(dep.id), "deployment");
+                let child = super::deployment::spec(catalog.system.clone(), dep.id);
                 start_child_later(catalog.system.supervisors.deployments.clone(), child);
-                Ok(())
+                Ok(Created::New)
             }
             Err(error) => {
-                catalog.free(&name);
+                catalog.keys.abandon(used.as_ref().map(|used| used.key.as_str()));
+                catalog.free(&dep.name);
                 Err(store_error(error))
             }
         }))

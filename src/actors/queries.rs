@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nebula_core::ids::{DeploymentId, NodeId};
 
-use super::catalog::{CatalogStatus, Create};
+use super::catalog::{CatalogStatus, Create, Created};
 use super::deployment::machine::Intent;
 use super::deployment::{DeploymentStatus, Want, choose_replica};
 use super::registry::machine::NodeUpdate;
@@ -88,12 +88,13 @@ impl System {
         cells.into_iter().filter_map(status).map(|status| status.deployment.clone()).collect()
     }
 
-    /// Creates a deployment.
+    /// Creates a deployment, once for each key.
     ///
     /// # Errors
-    /// `Conflict` when the name is taken, `Unprocessable` when it is too large to be stored.
-    pub async fn create(&self, dep: Deployment) -> Result<(), Error> {
-        self.catalog.ask(super::catalog::PATH, Create(dep)).await?
+    /// `Conflict` when the name is taken, `Unprocessable` when it is too large to be stored or its key was used
+    /// for another request.
+    pub async fn create(&self, create: Create) -> Result<Created, Error> {
+        self.catalog.ask(super::catalog::PATH, create).await?
     }
 
     /// Tells a deployment what is wanted of it.

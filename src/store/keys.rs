@@ -2,6 +2,7 @@
 //! Prefixes are frozen; one that is retired stays reserved.
 
 use nebula_core::ids::{CommandId, DeploymentId, NodeId, ReplicaId};
+use nebula_core::token::TokenHash;
 
 /// Nodes, by id.
 pub(super) const NODES: &[u8] = b"n/";
@@ -13,14 +14,17 @@ const REPLICAS: &[u8] = b"p/";
 const COMMANDS: &[u8] = b"c/";
 /// Journal lines, by deployment and number.
 pub(super) const EVENTS: &[u8] = b"e/";
+/// Idempotency keys, by their hash.
+pub(super) const USED_KEYS: &[u8] = b"i/";
 
 /// Every kind of record with its prefix, as operators see it.
-pub(super) const KINDS: [(&str, &[u8]); 5] = [
+pub(super) const KINDS: [(&str, &[u8]); 6] = [
     ("nodes", NODES),
     ("deployments", DEPLOYMENTS),
     ("replicas", REPLICAS),
     ("commands", COMMANDS),
     ("events", EVENTS),
+    ("used_keys", USED_KEYS),
 ];
 
 /// Ends a node's id inside a key; no id holds it.
@@ -60,6 +64,10 @@ pub(super) fn events(deployment: DeploymentId) -> Vec<u8> {
 
 pub(super) fn event(deployment: DeploymentId, seq: u64) -> Vec<u8> {
     join(&[&events(deployment), &seq.to_be_bytes()])
+}
+
+pub(super) fn used_key(key: &str) -> Vec<u8> {
+    join(&[USED_KEYS, TokenHash::of(key).as_bytes()])
 }
 
 /// The number in an event's key; 0 for a key that is none.

@@ -9,12 +9,15 @@ use nebula_core::token::{Secret, TokenKind};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
+use sha2::{Digest, Sha256};
 
 use super::error::refuse;
 use super::{Api, Page, create, page, view};
+use crate::actors::catalog::{Create, Created};
 use crate::actors::deployment::machine::Intent;
 use crate::actors::queries::LogRequest;
 use crate::domain::error::{Error, ErrorClass};
+use crate::domain::idempotency::KEY_BYTES_MAX;
 
 type Shared = web::Data<Api>;
 
@@ -34,18 +37,40 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
         .map_err(|error| Error::new(ErrorClass::Invalid, format!("the body: {error}")))
 }
 
+/// The client's idempotency key with the hash of the body, if it sent one.
+fn key(request: &HttpRequest, body: &[u8]) -> Result<Option<(String, [u8; 32])>, Error> {
+    let Some(value) = request.headers().get("idempotency-key") else { return Ok(None) };
+    let key = value.to_str().ok().filter(|key| (1..=KEY_BYTES_MAX).contains(&key.len()));
+    let key = key.ok_or_else(|| {
+        Error::new(
+            ErrorClass::Invalid,
+            format!("Idempotency-Key is not 1 to {KEY_BYTES_MAX} visible characters"),
+        )
+    })?;
+    Ok(Some((key.to_owned(), Sha256::digest(body).into())))
+}
+
 async fn post(request: HttpRequest, api: Shared, body: Bytes) -> HttpResponse {
     let created = async {
+        let key = key(&request, &body)?;
         let (dep, token) = create::deployment(parse(&body)?, wall_now())?;
         if let Some(node) = &dep.spec.node {
             api.system.node(node).await?;
         }
-        api.system.create(dep.clone()).await?;
-        Ok::<_, Error>((dep, token))
+        match api.system.create(Create { deployment: dep.clone(), key }).await? {
+            Created::New => Ok((dep, Some(token))),
+            Created::Before(id) => {
+                let dep = api.system.deployment(&id.to_string()).await?;
+                Ok::<_, Error>(((*dep).clone(), None))
+            }
+        }
     };
     match created.await {
         Err(error) => refuse(&request, &error),
-        Ok((dep, token)) => {
+        Ok((dep, None)) => HttpResponse::Ok()
+            .insert_header(("idempotency-replayed", "true"))
+            .json(view::deployment(&dep, &api.gateway_url)),
+        Ok((dep, Some(token))) => {
             let mut shown = view::deployment(&dep, &api.gateway_url);
             if let Some(fields) = shown.as_object_mut() {
                 fields.insert("access_token".to_owned(), json!(token.expose()));
