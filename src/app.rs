@@ -132,7 +132,7 @@ impl App {
     }
 }
 
-/// Serves until SIGTERM or SIGINT; a second signal ends the process at once.
+/// Serves until SIGTERM, SIGINT or SIGHUP; a second signal ends the process at once.
 ///
 /// # Errors
 /// As [`App::start`], or when the disk fails while serving.
@@ -149,15 +149,23 @@ pub async fn run(config: Config) -> Result<(), Fatal> {
     tracing::info!("stopping; requests in flight are waited for, a second signal ends at once");
     tokio::select! {
         () = app.stop() => {}
-        () = signals.next() => tracing::warn!("ended at once by a second signal"),
+        () = signals.next() => end_at_once(),
     }
     failed.map_or(Ok(()), Err)
 }
 
-/// SIGTERM and SIGINT.
+/// Ends the process without waiting for anything: what a second signal asks for.
+#[expect(clippy::disallowed_methods, reason = "threads that still serve would be waited for otherwise")]
+pub(crate) fn end_at_once() {
+    tracing::warn!("ended at once by a second signal");
+    std::process::exit(i32::from(Exit::Failed as u8));
+}
+
+/// SIGTERM, SIGINT and SIGHUP.
 pub struct Signals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
+    hangup: tokio::signal::unix::Signal,
 }
 
 impl Signals {
@@ -169,7 +177,11 @@ impl Signals {
         let of = |kind| {
             signal(kind).map_err(|error| Fatal::new(Exit::Failed, format!("cannot take signals: {error}")))
         };
-        Ok(Self { terminate: of(SignalKind::terminate())?, interrupt: of(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: of(SignalKind::terminate())?,
+            interrupt: of(SignalKind::interrupt())?,
+            hangup: of(SignalKind::hangup())?,
+        })
     }
 
     /// Resolves at the next one.
@@ -177,6 +189,7 @@ impl Signals {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
+            _ = self.hangup.recv() => {}
         }
     }
 }

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::BoolishValueParser;
 use clap::{Args, Parser, Subcommand};
 use nebula_core::address::{is_domain_name, is_loopback_host};
 use nebula_core::duration;
@@ -111,7 +112,7 @@ pub struct Flags {
     #[arg(long, env = "NEBULAD_BIND", default_value = "127.0.0.1", global = true)]
     pub bind: String,
     /// Serve without TLS on an address that others can reach
-    #[arg(long, env = "NEBULAD_INSECURE", global = true)]
+    #[arg(long, env = "NEBULAD_INSECURE", global = true, value_parser = BoolishValueParser::new())]
     pub insecure: bool,
     /// The operator's token; made at the first start and kept in <data-dir>/admin.token unless it is given
     #[arg(long, env = "NEBULAD_ADMIN_TOKEN", global = true, hide_env_values = true)]
@@ -140,6 +141,24 @@ pub struct Flags {
     /// How long requests in flight may take when nebulad stops
     #[arg(long, env = "NEBULAD_SHUTDOWN_GRACE", default_value = "30", value_parser = duration::parse, global = true)]
     pub shutdown_grace: Duration,
+}
+
+impl Flags {
+    /// An environment variable that is set to nothing is not set.
+    fn drop_empty(&mut self) {
+        let optional = [
+            &mut self.caddy_admin_url,
+            &mut self.route53_hosted_zone_id,
+            &mut self.route53_access_key_id,
+            &mut self.route53_secret_access_key,
+            &mut self.route53_endpoint_url,
+            &mut self.admin_token,
+        ];
+        for value in optional {
+            value.take_if(|text| text.is_empty());
+        }
+        self.data_dir.take_if(|dir| dir.as_os_str().is_empty());
+    }
 }
 
 /// A configuration that makes sense.
@@ -214,7 +233,8 @@ impl TryFrom<Flags> for Config {
     type Error = Fatal;
 
     /// Checks everything and reports all that is wrong in one error.
-    fn try_from(flags: Flags) -> Result<Self, Fatal> {
+    fn try_from(mut flags: Flags) -> Result<Self, Fatal> {
+        flags.drop_empty();
         let mut wrong = Vec::new();
         let mut warnings = Vec::new();
         let bind = bind_address(&flags, &mut wrong, &mut warnings);

@@ -19,7 +19,7 @@ use tempfile::TempDir;
 
 use crate::actors::catalog::Create;
 use crate::actors::deployment::machine::Intent;
-use crate::app::{App, Signals};
+use crate::app::{App, Signals, end_at_once};
 use crate::config::{Config, DevArgs, Flags};
 use crate::domain::deployment::{CpuNeed, Deployment, DeploymentSpec, Desired, GpuNeed, LostAfter, Phase};
 use crate::domain::error::{Error, ErrorClass};
@@ -72,26 +72,38 @@ pub async fn run(flags: Flags, args: DevArgs) -> Result<(), Fatal> {
             return Err(fatal);
         }
     };
+    let killer = agent.killer();
     let served = tokio::select! {
         served = serve(&app, &agent, &config, spec, &args, &mut out) => served,
-        () = signals.next() => {
-            println!();
-            Ok(())
-        }
+        () = signals.next() => interrupted(&out),
+        () = app.store_failed() => Err(Fatal::new(Exit::Disk, "the disk failed: nothing more can be made durable")),
+        fatal = agent.failed() => Err(fatal),
     };
     let stop = async {
-        if let Err(fatal) = &served {
-            tracing::debug!(%fatal, "dev mode ends");
-        }
         agent.stop().await;
         app.stop().await;
     };
     tokio::select! {
         () = stop => {}
-        () = signals.next() => {}
+        () = signals.next() => {
+            // Nobody takes these runtimes up later, so they end with us.
+            killer.kill_now();
+            drop(data);
+            end_at_once();
+        }
     }
-    drop(data);
     served
+}
+
+/// Ctrl-C is how dev mode ends well, once it has shown what it is for.
+fn interrupted(out: &Progress) -> Result<(), Fatal> {
+    tell("");
+    if out.answered { Ok(()) } else { Err(Fatal::new(Exit::Failed, "interrupted before the first answer")) }
+}
+
+/// A line for the person at the terminal. Nobody may be there any more; that is no error of ours.
+fn tell(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}");
 }
 
 /// The data directory, removed at the end when it is our own.
@@ -194,10 +206,17 @@ async fn serve(
     deploy(app, spec).await.map_err(|error| Fatal::new(Exit::Failed, error.message))?;
     wait_until_running(app, out).await?;
     out.done(&format!("model {NAME}"), &what);
-    println!("\n> {PROMPT}\n");
+    tell(&format!("\n> {PROMPT}\n"));
     let first = chat::stream(app.http_addr, &config.api_prefix, NAME, PROMPT).await?;
     let total = out.elapsed();
-    println!("\n\nfirst token after {}; all of it {} after the start", human(first), human(total));
+    tell(&format!(
+        "
+
+first token after {}; all of it {} after the start",
+        human(first),
+        human(total)
+    ));
+    out.answered = true;
     if args.once {
         return Ok(());
     }
@@ -244,7 +263,7 @@ async fn wait_until_running(app: &App, out: &mut Progress) -> Result<(), Fatal> 
             shown.clone_from(&now);
         }
         match now {
-            (Phase::Running, _) => return Ok(()),
+            (Phase::Running, _) if routed(app) => return Ok(()),
             (Phase::Failed, why) => {
                 return Err(Fatal::new(Exit::Failed, format!("model {NAME} failed: {why}")));
             }
@@ -256,10 +275,15 @@ async fn wait_until_running(app: &App, out: &mut Progress) -> Result<(), Fatal> 
     }
 }
 
+/// Whether the gateway has heard of it.
+fn routed(app: &App) -> bool {
+    app.system.routes.load().get(NAME).is_some_and(|route| !route.endpoints.is_empty())
+}
+
 fn next_steps(app: &App, config: &Config) {
     let base = format!("http://{}{}", app.http_addr, config.api_prefix);
     let token = config.data_dir.join("admin.token");
-    println!(
+    tell(&format!(
         "\nTry next:\n\n  \
          curl {base}/chat/completions -H 'content-type: application/json' \\\n    \
          -d '{{\"model\":\"{NAME}\",\"stream\":true,\"messages\":[{{\"role\":\"user\",\"content\":\"Hello\"}}]}}'\n\n  \
@@ -268,22 +292,23 @@ fn next_steps(app: &App, config: &Config) {
          Serving until Ctrl-C.",
         app.http_addr,
         token.display(),
-    );
+    ));
 }
 
 /// What the terminal shows on the way.
 struct Progress {
     clock: Clock,
     last: Tick,
+    answered: bool,
 }
 
 impl Progress {
     fn begin(config: &Config, data: &Data) -> Self {
         let kept = if data.temporary.is_some() { "removed at the end" } else { "kept" };
         let version = env!("CARGO_PKG_VERSION");
-        println!("nebula {version}, dev mode; data in {} ({kept})\n", config.data_dir.display());
+        tell(&format!("nebula {version}, dev mode; data in {} ({kept})\n", config.data_dir.display()));
         let clock = Clock::start();
-        Self { clock, last: clock.now() }
+        Self { clock, last: clock.now(), answered: false }
     }
 
     fn elapsed(&self) -> Duration {
@@ -291,14 +316,13 @@ impl Progress {
     }
 
     fn starting(&mut self, what: &str) {
-        println!("  starting {what} …");
-        let _ = std::io::stdout().flush();
+        tell(&format!("  starting {what} …"));
     }
 
     fn step(&self, state: &str, message: &str) {
         match message {
-            "" => println!("    {state}"),
-            message => println!("    {state}: {message}"),
+            "" => tell(&format!("    {state}")),
+            message => tell(&format!("    {state}: {message}")),
         }
     }
 
@@ -306,6 +330,6 @@ impl Progress {
         let now = self.clock.now();
         let took = human(now.since(self.last));
         self.last = now;
-        println!("  {what:<14} ready in {took:<8} {detail}");
+        tell(&format!("  {what:<14} ready in {took:<8} {detail}"));
     }
 }

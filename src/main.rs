@@ -8,9 +8,6 @@ use nebula_core::telemetry::{self, LogLevel};
 use nebulad::config::{Cli, Command, Config};
 use nebulad::{app, dev};
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     // Runtimes of the `sim` kind are started from this same executable.
     if std::env::args().nth(1).as_deref() == Some(dev::SIM_RUNTIME) {

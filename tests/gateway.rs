@@ -54,13 +54,14 @@ async fn every_row_of_the_error_table() {
         ("DELETE", "/v1/models", None, "", 405, "method_not_allowed"),
         ("POST", CHAT, None, &large, 413, "request_too_large"),
         ("POST", CHAT, None, r#"{"model":"empty"}"#, 503, "model_not_ready"),
+        ("GET", "/v1/models/empty", None, "", 503, "model_not_ready"),
     ];
     for (method, path, token, body, status, code) in cases {
         let answer = front.ask(&request(method, path, token, body)).await;
         let what = format!("{method} {path} {token:?} {}: {}", &body[..body.len().min(40)], answer.body);
         assert_eq!((answer.status, answer.error()["code"].as_str()), (status, Some(code)), "{what}");
         assert_eq!(answer.header("content-type"), Some("application/json"), "{what}");
-        assert!(answer.header("x-request-id").is_some_and(|id| id.starts_with("req_")), "{what}");
+        assert!(answer.header("x-request-id").is_some_and(|id| id.len() == 36), "{what}");
         let kind = if status == 503 { "server_error" } else { "invalid_request_error" };
         assert_eq!(answer.error()["type"], kind, "{what}");
         let param = if code == "missing_required_parameter" { json!("model") } else { json!(null) };
@@ -100,20 +101,69 @@ async fn the_runtime_gets_the_body_unchanged_and_our_credential() {
                 \"unknown\":{\"b\":1,\"a\":\"\\u00e4ä\"} }";
     let text = request("POST", &format!("{CHAT}?a=%20b"), Some("nbtok_c"), body).replace(
         "host: t\r\n",
-        "host: t\r\nx-request-id: my.id:1\r\nx-nebula-replica: forged\r\naccept-encoding: gzip\r\nx-custom: 1\r\n",
+        "host: t\r\nx-api-key: nbtok_c\r\ncookie: nbtok_c\r\nx-nebula-replica: forged\r\naccept-encoding: gzip\r\nx-custom: 1\r\n",
     );
     let answer = front.ask(&text).await;
-    assert_eq!((answer.status, answer.header("x-request-id")), (200, Some("my.id:1")));
+    assert_eq!(answer.status, 200, "{}", answer.body);
     let (head, got) = up.last();
     assert_eq!(got, body);
     assert!(head.starts_with("POST /v1/chat/completions?a=%20b HTTP/1.1\r\n"), "{head}");
     let id = front.routes[0].to_string();
-    for present in ["authorization: Bearer nbgw_secret", "x-request-id: my.id:1", "x-custom: 1", &id] {
+    for present in ["authorization: Bearer nbgw_secret", "x-custom: 1", &id] {
         assert!(head.contains(present), "{present} in {head}");
     }
     for absent in ["nbtok_c", "forged", "gzip"] {
         assert!(!head.contains(absent), "{absent} in {head}");
     }
+    front.stop().await;
+}
+
+#[actix_rt::test]
+async fn the_runtime_gets_a_uuid_for_an_id_and_the_client_its_own_back() {
+    let up = Upstream::answering("{}").await;
+    let front = Front::before(vec![public("open", &[up.address])]).await;
+    let plain = "3F2504E04F8941D39A0C0305E82C3301";
+    let hyphens = "3f2504e0-4f89-41d3-9a0c-0305e82c3301";
+    for (given, back, passed) in [
+        (Some(plain), Some(plain), Some(plain)),
+        (Some(hyphens), Some(hyphens), Some(hyphens)),
+        (Some("my.id:1"), Some("my.id:1"), None),
+        (Some("3f2504e0-4f89-41d3-9a0c-0305e82c330"), Some("3f2504e0-4f89-41d3-9a0c-0305e82c330"), None),
+        (Some("not legal"), None, None),
+        (None, None, None),
+    ] {
+        let header = given.map(|id| format!("host: t\r\nx-request-id: {id}\r\n"));
+        let text = request("POST", CHAT, None, r#"{"model":"open"}"#);
+        let text = header.map_or(text.clone(), |header| text.replace("host: t\r\n", &header));
+        let answer = front.ask(&text).await;
+        let (head, _) = up.last();
+        let sent = head.lines().find_map(|line| line.strip_prefix("x-request-id: ")).expect("an id");
+        let hyphens: Vec<usize> = sent.match_indices('-').map(|(at, _)| at).collect();
+        match passed {
+            Some(passed) => assert_eq!(sent, passed),
+            None => assert_eq!((sent.len(), hyphens), (36, vec![8, 13, 18, 23]), "{given:?}: {sent}"),
+        }
+        assert_eq!(answer.header("x-request-id"), back.or(Some(sent)), "{given:?}");
+    }
+    front.stop().await;
+}
+
+#[actix_rt::test]
+async fn a_credential_may_come_as_an_api_key() {
+    let up = Upstream::answering("{}").await;
+    let front = Front::before(vec![private("closed", "nbtok_c", &[up.address])]).await;
+    for (headers, status) in [
+        ("x-api-key: nbtok_c\r\n", 200),
+        ("x-api-key: nbtok_wrong\r\n", 401),
+        ("authorization: Bearer nbtok_wrong\r\nx-api-key: nbtok_c\r\n", 401),
+        ("authorization: Bearer nbtok_c\r\nx-api-key: nbtok_wrong\r\n", 200),
+    ] {
+        let text = request("POST", "/v1/messages", None, r#"{"model":"closed"}"#)
+            .replace("host: t\r\n", &format!("host: t\r\n{headers}"));
+        assert_eq!(front.ask(&text).await.status, status, "{headers}");
+    }
+    assert_eq!(up.count(), 2);
+    assert!(!up.last().0.contains("nbtok"), "{}", up.last().0);
     front.stop().await;
 }
 
@@ -304,8 +354,7 @@ async fn an_upstreams_error_passes_as_it_is_or_in_the_known_shape() {
 #[actix_rt::test]
 async fn another_replica_is_asked_before_the_first_byte() {
     let ok = r#"{"ok":true}"#;
-    for head in ["", "HTTP/1.1 503 X", "HTTP/1.1 429 X\r\nretry-after: 1", "HTTP/1.1 502 X", "HTTP/1.1 504 X"]
-    {
+    for head in ["HTTP/1.1 503 X", "HTTP/1.1 429 X\r\nretry-after: 1", "HTTP/1.1 502 X", "HTTP/1.1 504 X"] {
         let bad = Upstream::with(head, "{}").await;
         let good = Upstream::answering(ok).await;
         let front = Front::before(vec![public("open", &[bad.address, good.address])]).await;
@@ -332,15 +381,57 @@ async fn a_500_is_not_tried_again() {
     let front = Front::before(vec![public("open", &[bad.address, bad.address])]).await;
     assert_eq!(front.ask(&request("POST", CHAT, None, r#"{"model":"open"}"#)).await.status, 500);
     assert_eq!(bad.count(), 1);
-    assert_eq!(front.outcomes(), [OutcomeKind::ServerError]);
+    assert_eq!(front.outcomes(), [OutcomeKind::Ok]);
     front.stop().await;
+}
+
+/// How often `upstreams` that all do the same are asked for one request, and what is thought of each.
+async fn asked(path: &str, head: &str) -> (usize, Vec<OutcomeKind>) {
+    let bad = Upstream::with(head, "{}").await;
+    let front = Front::before(vec![public("open", &[bad.address; 3])]).await;
+    let answer = front.ask(&request("POST", path, None, r#"{"model":"open"}"#)).await;
+    assert!(
+        answer.status >= 500 && answer.error()["type"] == "server_error",
+        "{path} {head}: {}",
+        answer.body
+    );
+    assert_eq!(answer.header("x-nebula-proxy-error"), None);
+    let outcomes = front.outcomes();
+    front.stop().await;
+    (bad.count(), outcomes)
+}
+
+#[actix_rt::test]
+async fn a_prompt_that_breaks_a_runtime_is_not_passed_around() {
+    let broken = "HTTP/1.1 502 X\r\nx-nebula-proxy-error: upstream_broken";
+    for head in ["", broken] {
+        for path in [CHAT, "/v1/completions", "/v1/responses", "/v1/messages", "/v1/images/generations"] {
+            assert_eq!(asked(path, head).await, (1, vec![OutcomeKind::ServerError]), "{path} {head}");
+        }
+        assert_eq!(asked("/v1/embeddings", head).await, (3, vec![OutcomeKind::ServerError; 3]), "{head}");
+    }
+}
+
+#[actix_rt::test]
+async fn what_has_not_reached_a_runtime_goes_to_another() {
+    for (head, count, outcome) in [
+        ("502 X\r\nx-nebula-proxy-error: upstream_connect", 3, OutcomeKind::ConnectFailed),
+        ("503 X\r\nx-nebula-proxy-error: model_not_ready", 3, OutcomeKind::ConnectFailed),
+        ("404 X\r\nx-nebula-proxy-error: model_not_found", 3, OutcomeKind::ConnectFailed),
+        ("401 X\r\nx-nebula-proxy-error: invalid_api_key", 3, OutcomeKind::ConnectFailed),
+        ("504 X\r\nx-nebula-proxy-error: upstream_timeout", 1, OutcomeKind::Timeout),
+        ("502 X\r\nx-nebula-proxy-error: something_new", 1, OutcomeKind::ServerError),
+    ] {
+        let asked = asked(CHAT, &format!("HTTP/1.1 {head}")).await;
+        assert_eq!(asked, (count, vec![outcome; count]), "{head}");
+    }
 }
 
 #[actix_rt::test]
 async fn what_no_replica_takes_is_told_without_addresses() {
     let dead = front::unused_address();
     let silent = Script::start(|mut peer| async move { peer.gone().await }).await.address;
-    let unknown = "HTTP/1.1 404 X\r\nx-nebula-proxy-error: unknown_replica";
+    let unknown = "HTTP/1.1 404 X\r\nx-nebula-proxy-error: model_not_found";
     let missing = Upstream::with(unknown, "{}").await.address;
     let redirect = Upstream::with("HTTP/1.1 302 X\r\nlocation: http://10.0.0.7/", "").await.address;
     for (upstreams, status, code, outcome) in [
@@ -356,6 +447,22 @@ async fn what_no_replica_takes_is_told_without_addresses() {
         assert_eq!(front.outcomes(), vec![outcome; upstreams.len()]);
         front.stop().await;
     }
+}
+
+#[actix_rt::test]
+async fn options_says_which_methods_a_path_takes() {
+    let front = Front::before(Vec::new()).await;
+    for (path, status, allow) in [
+        (CHAT, 204, Some("POST, OPTIONS")),
+        ("/v1/models", 204, Some("GET, HEAD, OPTIONS")),
+        ("/v1/models/a", 204, Some("GET, HEAD, OPTIONS")),
+        ("/v1/nothing", 404, None),
+    ] {
+        let answer = front.ask(&request("OPTIONS", path, None, "")).await;
+        assert_eq!((answer.status, answer.header("allow")), (status, allow), "{path}");
+        assert_eq!(answer.header("access-control-allow-origin"), Some("*"), "{path}");
+    }
+    front.stop().await;
 }
 
 #[actix_rt::test]

@@ -55,6 +55,17 @@ pub struct Running {
     servers: [actix_web::dev::ServerHandle; 2],
 }
 
+/// Kills an agent's runtimes, whatever else goes on.
+#[derive(Clone)]
+pub struct Killer(Replicas);
+
+impl Killer {
+    /// See [`Running::kill_now`].
+    pub fn kill_now(&self) {
+        self.0.kill_now();
+    }
+}
+
 /// The three listeners.
 struct Listeners {
     grpc: TcpListener,
@@ -87,7 +98,7 @@ pub async fn start(config: Config) -> Result<Running, Fatal> {
         store: store.clone(),
         routes: Arc::clone(&routes),
         changed: Arc::clone(&changed),
-        ports: Ports::new(config.port_range.clone()),
+        ports: Ports::new(config.port_range.clone(), &config.data_dir),
         tools,
         dir: config.data_dir.join(REPLICAS_DIR),
         clock,
@@ -190,6 +201,18 @@ impl Running {
         let reason = self.agent.store.status().failed.unwrap_or_else(|| "a write failed".to_owned());
         Fatal::new(Exit::Disk, format!("the agent's store has failed: {reason}"))
             .hint("check the disk of --data-dir and start the agent again; runtimes keep running meanwhile")
+    }
+
+    /// A handle with which all runtimes can be killed, also while [`Running::stop`] is under way.
+    #[must_use]
+    pub fn killer(&self) -> Killer {
+        Killer(self.agent.replicas.clone())
+    }
+
+    /// Kills all runtimes at once: SIGKILL to their process groups and to whatever they left. Nothing is waited for,
+    /// nothing written down. Blocks for some milliseconds.
+    pub fn kill_now(&self) {
+        self.killer().kill_now();
     }
 
     /// Stops in order: no new commands; runtimes end (unless they are to be left), nebulad hears of it; then the

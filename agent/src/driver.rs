@@ -8,3 +8,4 @@ pub(crate) mod logs;
 pub(crate) mod process;
 pub(crate) mod procfs;
 pub(crate) mod programs;
+pub(crate) mod sockets;

@@ -26,6 +26,6 @@ mod runtimes;
 mod store;
 mod text;
 
-pub use app::{Running, start};
+pub use app::{Killer, Running, start};
 pub use cli::Cli;
 pub use config::Config;

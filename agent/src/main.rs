@@ -9,9 +9,6 @@ use nebula_core::telemetry;
 use nebula_sim::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// The sub-command with which the agent starts itself as the simulated runtime.
 const SIM_RUNTIME: &str = "sim-runtime";
 
@@ -79,10 +76,11 @@ async fn run(config: Config) -> Result<(), Fatal> {
     }
 }
 
-/// SIGTERM and SIGINT.
+/// SIGTERM, SIGINT, and SIGHUP, which comes when the terminal is closed.
 struct Signals {
     term: Signal,
     int: Signal,
+    hup: Signal,
 }
 
 impl Signals {
@@ -91,13 +89,18 @@ impl Signals {
             signal(kind)
                 .map_err(|error| Fatal::new(Exit::Failed, format!("signals cannot be caught: {error}")))
         };
-        Ok(Self { term: on(SignalKind::terminate())?, int: on(SignalKind::interrupt())? })
+        Ok(Self {
+            term: on(SignalKind::terminate())?,
+            int: on(SignalKind::interrupt())?,
+            hup: on(SignalKind::hangup())?,
+        })
     }
 
     async fn next(&mut self) {
         tokio::select! {
             _ = self.term.recv() => {}
             _ = self.int.recv() => {}
+            _ = self.hup.recv() => {}
         }
     }
 }

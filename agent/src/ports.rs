@@ -1,16 +1,23 @@
 //! Which loopback port belongs to which replica. A port that a stranger listens on is passed over.
+//!
+//! Agents of one machine begin their search at different places, so that they do not try for the same port at once.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, TcpListener};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::ops::RangeInclusive;
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use nebula_core::ids::ReplicaId;
+
+use crate::driver::sockets::is_free;
 
 /// The ports that are given out.
 #[derive(Debug)]
 pub(crate) struct Ports {
     range: RangeInclusive<u16>,
+    /// Where the search begins, within the range.
+    begin: u16,
     owners: Mutex<BTreeMap<u16, ReplicaId>>,
 }
 
@@ -23,9 +30,14 @@ pub(crate) struct NoPort {
 }
 
 impl Ports {
-    /// Gives out ports of `range`.
-    pub(crate) fn new(range: RangeInclusive<u16>) -> Self {
-        Self { range, owners: Mutex::new(BTreeMap::new()) }
+    /// Gives out ports of `range` for the agent whose data is in `data_dir`.
+    pub(crate) fn new(range: RangeInclusive<u16>, data_dir: &Path) -> Self {
+        let mut hasher = DefaultHasher::new();
+        data_dir.canonicalize().unwrap_or_else(|_| data_dir.to_owned()).hash(&mut hasher);
+        let count = u64::from(range.end().saturating_sub(*range.start())) + 1;
+        let offset = u16::try_from(hasher.finish() % count).unwrap_or_default();
+        let begin = range.start().saturating_add(offset);
+        Self { range, begin, owners: Mutex::new(BTreeMap::new()) }
     }
 
     /// Notes that a replica has a port already, as an earlier agent wrote down.
@@ -35,8 +47,8 @@ impl Ports {
         }
     }
 
-    /// A port for a replica on which nobody listens: the one it has, else `wanted` (0: none), else the lowest of
-    /// the range. It is the replica's only one from then on.
+    /// A port for a replica on which nobody listens: the one it has, else `wanted` (0: none), else one of the
+    /// range. It is the replica's only one from then on.
     ///
     /// # Errors
     /// When no port is free.
@@ -48,7 +60,8 @@ impl Ports {
         let port = wanted
             .into_iter()
             .chain(had)
-            .chain(self.range.clone())
+            .chain(self.begin..=*self.range.end())
+            .chain(*self.range.start()..self.begin)
             .find(|port| usable(*port))
             .ok_or(NoPort { first: *self.range.start(), last: *self.range.end() })?;
         owners.retain(|_, owner| *owner != replica);
@@ -75,13 +88,15 @@ impl Ports {
     }
 }
 
-fn is_free(port: u16) -> bool {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, TcpListener};
+
     use super::*;
+
+    fn ports(range: RangeInclusive<u16>) -> Ports {
+        Ports::new(range, Path::new("/one"))
+    }
 
     /// A range of some ports that are free now.
     fn range() -> RangeInclusive<u16> {
@@ -92,7 +107,7 @@ mod tests {
 
     #[test]
     fn a_replica_keeps_its_port_and_no_two_share_one() {
-        let ports = Ports::new(range());
+        let ports = ports(range());
         let (one, two) = (ReplicaId::random(), ReplicaId::random());
         let port = ports.claim(one, 0).expect("a port");
         assert_eq!(ports.claim(one, 0), Ok(port));
@@ -106,10 +121,28 @@ mod tests {
     fn a_strangers_port_is_passed_over() {
         let stranger = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
         let taken = stranger.local_addr().expect("an address").port();
-        let ports = Ports::new(taken..=taken);
+        let ports = ports(taken..=taken);
         assert_eq!(ports.claim(ReplicaId::random(), taken), Err(NoPort { first: taken, last: taken }));
         let owner = ReplicaId::random();
         ports.keep(owner, taken);
         assert_eq!(ports.reserve(owner, 0), Ok(taken), "what listens there is the replica's own");
+    }
+
+    #[test]
+    fn agents_begin_at_different_ports_and_use_all() {
+        let range = range();
+        let begins: std::collections::BTreeSet<u16> = (0..50)
+            .map(|number| Ports::new(range.clone(), Path::new(&format!("/{number}"))).begin)
+            .collect();
+        assert!(begins.len() > 25 && begins.iter().all(|begin| range.contains(begin)), "{begins:?}");
+        let ports = ports(range.clone());
+        let claimed = ports.claim(ReplicaId::random(), 0).expect("a port");
+        assert!(claimed >= ports.begin);
+        // What is at the end is taken: the search goes on from the first.
+        let wrapped = Ports { begin: claimed, range: claimed - 1..=claimed, ..ports };
+        wrapped.keep(ReplicaId::random(), claimed);
+        if is_free(claimed - 1) {
+            assert_eq!(wrapped.claim(ReplicaId::random(), 0), Ok(claimed - 1));
+        }
     }
 }

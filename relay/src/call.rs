@@ -48,6 +48,8 @@ pub enum CallBody {
         rest: web::Payload,
         /// The length of the whole, when the client has declared it.
         length: Option<u64>,
+        /// How long nothing may follow before the body counts as broken.
+        idle_timeout: Duration,
     },
 }
 
@@ -55,8 +57,8 @@ impl CallBody {
     /// The body of a client's request: all of it when it is small, else the beginning and the stream of the rest.
     ///
     /// # Errors
-    /// [`UpstreamError::Request`] when the client's body breaks, [`UpstreamError::Timeout`] when nothing of it comes
-    /// for `idle_timeout`.
+    /// [`UpstreamError::Request`] when the client's body breaks or nothing of it comes for `idle_timeout`; the stream
+    /// of the rest ends the same way.
     pub async fn of(
         request: &HttpRequest,
         mut payload: web::Payload,
@@ -74,9 +76,14 @@ impl CallBody {
                 Ok(Some(Ok(chunk))) => read.extend_from_slice(&chunk),
                 Ok(Some(Err(error))) => return Err(UpstreamError::Request(error.to_string())),
                 Ok(None) => return Ok(Self::Bytes(read.freeze())),
-                Err(_) => return Err(UpstreamError::Timeout),
+                Err(_) => return Err(UpstreamError::Request(stalled(idle_timeout))),
             }
         }
-        Ok(Self::Stream { prefix: read.freeze(), rest: payload, length })
+        Ok(Self::Stream { prefix: read.freeze(), rest: payload, length, idle_timeout })
     }
+}
+
+/// Says that nothing of a client's body has come for too long.
+pub(crate) fn stalled(idle_timeout: Duration) -> String {
+    format!("nothing of it came for {idle_timeout:?}")
 }

@@ -3,6 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use actix_web::body::BodySize;
 use actix_web::http::Method;
 use bytes::Bytes;
 use nebula_core::address::HostPort;
@@ -58,8 +59,8 @@ impl Client {
         let (connection, head) = match body {
             CallBody::Empty => self.send_whole(&attempt, &address, Bytes::new()).await?,
             CallBody::Bytes(bytes) => self.send_whole(&attempt, &address, bytes).await?,
-            CallBody::Stream { prefix, rest, length } => {
-                let outgoing = Outgoing::Stream { prefix, rest, chunked: length.is_none() };
+            CallBody::Stream { prefix, rest, length, idle_timeout } => {
+                let outgoing = Outgoing::Stream { prefix, rest, chunked: length.is_none(), idle_timeout };
                 let connection = Connection::dial(&address).await?;
                 attempt.run(connection, outgoing).await.map_err(|failure| failure.error)?
             }
@@ -87,7 +88,8 @@ impl Client {
         let Head { status, headers, framing, length, reusable } = head;
         let pool = reusable.then(|| Rc::clone(&self.pool));
         let body = Body::new(connection, framing, address, pool);
-        Upstream { status, headers, declared_length: length.filter(|_| *method == Method::HEAD), body }
+        let size_of_head = (*method == Method::HEAD).then(|| length.map_or(BodySize::None, BodySize::Sized));
+        Upstream { status, headers, size_of_head, body }
     }
 }
 

@@ -17,6 +17,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::net::tcp::ReadHalf;
 
+use crate::call::stalled;
 use crate::error::UpstreamError;
 use crate::framing::{Chunk, Framing};
 
@@ -62,7 +63,7 @@ pub(crate) enum Outgoing {
     /// All of it is sent along with the head.
     Whole(Bytes),
     /// A beginning and the rest, in chunks unless the length is declared.
-    Stream { prefix: Bytes, rest: web::Payload, chunked: bool },
+    Stream { prefix: Bytes, rest: web::Payload, chunked: bool, idle_timeout: Duration },
 }
 
 impl Connection {
@@ -183,13 +184,17 @@ enum Unsent {
 async fn send(mut writer: impl AsyncWrite + Unpin, head: Bytes, body: Outgoing) -> Result<(), Unsent> {
     let (first, rest) = match body {
         Outgoing::Whole(bytes) => (bytes, None),
-        Outgoing::Stream { prefix, rest, chunked } => (prefix, Some((rest, chunked))),
+        Outgoing::Stream { prefix, rest, chunked, idle_timeout } => {
+            (prefix, Some((rest, chunked, idle_timeout)))
+        }
     };
-    let Some((mut rest, chunked)) = rest else {
+    let Some((mut rest, chunked, idle_timeout)) = rest else {
         return writer.write_all_buf(&mut head.chain(first)).await.map_err(|_| Unsent::Upstream);
     };
     writer.write_all_buf(&mut head.chain(framed(first, chunked))).await.map_err(|_| Unsent::Upstream)?;
-    while let Some(chunk) = rest.next().await {
+    loop {
+        let next = tokio::time::timeout(idle_timeout, rest.next()).await;
+        let Some(chunk) = next.map_err(|_| Unsent::Client(stalled(idle_timeout)))? else { break };
         let chunk = chunk.map_err(|error| Unsent::Client(error.to_string()))?;
         writer.write_all_buf(&mut framed(chunk, chunked)).await.map_err(|_| Unsent::Upstream)?;
     }

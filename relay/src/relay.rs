@@ -58,8 +58,9 @@ impl RelayBody {
             held: BytesMut::new(),
             torn: false,
         });
-        let size = match (upstream.declared_length.or(upstream.body.length()), &events) {
-            (Some(length), None) => BodySize::Sized(length),
+        let size = match (upstream.size_of_head, upstream.body.length(), &events) {
+            (Some(size), _, _) => size,
+            (None, Some(length), None) => BodySize::Sized(length),
             _ => BodySize::Stream,
         };
         Self {
@@ -124,14 +125,30 @@ impl RelayBody {
 impl Events {
     /// How the stream ended, and what the client still gets.
     fn last(&mut self, broken: Option<Broken>, event: fn(Broken) -> Bytes) -> (End, Bytes) {
+        let held = self.held.split();
         // After `[DONE]` nothing is missing, whichever way the connection went.
         if self.tracker.is_done() {
-            return (End::Whole, self.held.split().freeze());
+            return (End::Whole, held.freeze());
         }
+        let in_order = broken.is_none();
         let broken = broken.unwrap_or(Broken::Unfinished);
-        let event = if self.tracker.told_error() { Bytes::new() } else { event(broken) };
-        let bytes = if self.torn && !event.is_empty() { [b"\n\n", &*event].concat().into() } else { event };
-        (End::Broken(broken), bytes)
+        let told = self.tracker.told_error() || in_order && self.tracker.telling_error();
+        let ours = if told { Bytes::new() } else { event(broken) };
+        let mut last = BytesMut::new();
+        if ours.is_empty() {
+            last = held;
+            // Clients drop an event that no blank line ends, so the upstream's own error would be lost.
+            if told && !last.is_empty() && (in_order || self.tracker.at_line_start()) {
+                last.extend_from_slice(self.tracker.blank_line());
+            }
+        } else if self.torn {
+            last.extend_from_slice(b"\n\n");
+        } else if !held.is_empty() && self.tracker.at_line_start() {
+            last = held;
+            last.extend_from_slice(self.tracker.blank_line());
+        }
+        last.extend_from_slice(&ours);
+        (End::Broken(broken), last.freeze())
     }
 
     /// What may pass of the bytes held so far and these.
@@ -238,6 +255,42 @@ mod tests {
         assert_eq!(events.last(Some(Broken::Upstream), event).1, "\n\n<Upstream>");
         assert_eq!(events.pass("\n\ndata: b".into()), "\n\n");
         assert_eq!(events.last(Some(Broken::Upstream), event).1, "<Upstream>");
+    }
+
+    #[test]
+    fn an_event_without_its_blank_line_is_completed_before_ours_if_its_lines_are_whole() {
+        for (arrived, last) in [
+            ("data: a\n\ndata: b\n", "data: b\n\n<Upstream>"),
+            ("data: a\r\n\r\ndata: b\r\n", "data: b\r\n\n<Upstream>"),
+            ("data: a\r\rdata: b\r", "data: b\r\n\n<Upstream>"),
+            ("data: a\n\nevent: x\ndata: {\"b", "<Upstream>"),
+            ("data: a\n\ndata: {\"error\":{\"mess", "<Upstream>"),
+        ] {
+            let mut events = events();
+            events.pass(arrived.into());
+            assert_eq!(events.last(Some(Broken::Upstream), event).1, last, "{arrived:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_held_passes_when_nothing_of_ours_follows() {
+        let mut events = events();
+        assert_eq!(events.pass("data: a\n\ndata: b".into()), "data: a\n\n");
+        assert_eq!(events.last(None, |_| Bytes::new()).1, "data: b");
+    }
+
+    #[test]
+    fn an_error_event_of_the_upstream_without_its_blank_line_is_not_lost() {
+        for (arrived, broken, last) in [
+            ("data: {\"error\":1}\n", Some(Broken::Upstream), "data: {\"error\":1}\n\n"),
+            ("data: {\"error\":1}\r\n", None, "data: {\"error\":1}\r\n\n"),
+            ("data: {\"error\":1}", None, "data: {\"error\":1}\n\n"),
+            ("data: {\"error\":1}\n\ndata: b", Some(Broken::Upstream), "data: b"),
+        ] {
+            let mut events = events();
+            events.pass(arrived.into());
+            assert_eq!(events.last(broken, event).1, last, "{arrived:?}");
+        }
     }
 
     #[test]

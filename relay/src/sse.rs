@@ -64,6 +64,22 @@ impl Tracker {
         self.told_error
     }
 
+    /// Whether the line that has begun is the one of an error event.
+    pub(crate) fn telling_error(&self) -> bool {
+        says_error(self.line())
+    }
+
+    /// Whether the line before has ended and none has begun.
+    pub(crate) fn at_line_start(&self) -> bool {
+        self.line_is_empty
+    }
+
+    /// What ends the event that has begun: the rest of its line's end and an empty line.
+    pub(crate) fn blank_line(&self) -> &'static [u8] {
+        // After a CR the first LF would only belong to the same line's end.
+        if self.line_is_empty && !self.after_cr { b"\n" } else { b"\n\n" }
+    }
+
     fn line(&self) -> &[u8] {
         self.prefix.get(..self.kept).unwrap_or_default()
     }

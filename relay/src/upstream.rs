@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use actix_web::body::BodySize;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
 use bytes::{Bytes, BytesMut};
@@ -22,8 +23,8 @@ pub struct Upstream {
     pub status: StatusCode,
     /// The headers as they came: see [`crate::forward_response_headers`].
     pub headers: HeaderMap,
-    /// The length a body would have, for an answer to HEAD.
-    pub(crate) declared_length: Option<u64>,
+    /// What an answer to HEAD says of the body that it does not have.
+    pub(crate) size_of_head: Option<BodySize>,
     pub(crate) body: Body,
 }
 

@@ -402,3 +402,45 @@ async fn a_head_request_keeps_the_length_and_has_no_body() {
     }
     front.stop().await;
 }
+
+#[actix_rt::test]
+async fn a_head_request_to_a_chunked_answer_claims_no_length() {
+    let answer = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\nx-last: 1\r\n\r\n";
+    let script = Script::start(move |peer| always(peer, answer.to_owned())).await;
+    let front = Front::before(script.address).await;
+    let mut caller = Caller::connect(front.address).await;
+    for _ in 0..2 {
+        caller.send("HEAD / HTTP/1.1\r\nhost: t\r\n\r\n").await;
+        let head = caller.until("\r\n\r\n").await;
+        assert!(head.starts_with("HTTP/1.1 200") && !head.contains("content-length"), "{head}");
+    }
+    front.stop().await;
+}
+
+#[actix_rt::test]
+async fn a_body_that_stalls_after_its_first_part_is_the_clients_fault() {
+    let script = Script::start(|mut peer| async move { peer.gone().await }).await;
+    let front = Front::before(script.address).await;
+    let mut caller = Caller::connect(front.address).await;
+    caller.send("POST / HTTP/1.1\r\nhost: t\r\ntransfer-encoding: chunked\r\n\r\n").await;
+    let piece = chunk(&"x".repeat(64 * 1024));
+    for _ in 0..5 {
+        caller.send(&piece).await;
+    }
+    let answer = caller.until("for 400ms").await;
+    assert!(answer.starts_with("HTTP/1.1 502") && answer.contains("client's body broke"), "{answer}");
+    assert_eq!(script.connections.get(), 1);
+    front.stop().await;
+}
+
+#[actix_rt::test]
+async fn a_mark_of_ours_that_an_upstream_forges_does_not_pass() {
+    let answer = "HTTP/1.1 200 OK\r\nx-nebula-proxy-error: model_not_ready\r\nx-kept: 1\r\ncontent-length: 2\r\n\r\nok";
+    let script = Script::start(move |peer| always(peer, answer.to_owned())).await;
+    let front = Front::before(script.address).await;
+    let mut caller = Caller::connect(front.address).await;
+    caller.send(POST).await;
+    let answer = caller.until("\r\n\r\nok").await;
+    assert!(answer.contains("x-kept: 1\r\n") && !answer.contains("x-nebula"), "{answer}");
+    front.stop().await;
+}

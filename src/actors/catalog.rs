@@ -127,7 +127,7 @@ impl Catalog {
     fn take(&mut self, create: &Create) -> Result<Option<Created>, Error> {
         let dep = &create.deployment;
         if let Some((key, body)) = &create.key {
-            match self.keys.begin(key, body)? {
+            match self.keys.begin(key, body, dep.created_at)? {
                 Some(id) => return Ok(Some(Created::Before(id))),
                 None => tracing::debug!(deployment_id = %dep.id, "idempotency key taken"),
             }
@@ -152,10 +152,11 @@ impl Catalog {
             replica: None,
             node: None,
         };
-        let mut writes =
-            vec![Write::PutDeployment(Box::new(dep.clone())), Write::PutEvent(Box::new(created))];
+        let outdated = self.keys.outdated(dep.created_at).into_iter().map(Write::DeleteUsedKey);
+        let mut writes: Vec<Write> = outdated.collect();
+        writes.push(Write::PutDeployment(Box::new(dep.clone())));
+        writes.push(Write::PutEvent(Box::new(created)));
         writes.extend(used.map(|used| Write::PutUsedKey(Box::new(used.clone()))));
-        writes.extend(self.keys.outdated(dep.created_at).into_iter().map(Write::DeleteUsedKey));
         writes
     }
 }
@@ -204,5 +205,10 @@ impl Handler<Gone> for Catalog {
         self.cell.received();
         self.names.write().unwrap_or_else(PoisonError::into_inner).retain(|_, other| *other != id);
         self.publish();
+        let keys: Vec<Write> = self.keys.forget(id).into_iter().map(Write::DeleteUsedKey).collect();
+        if !keys.is_empty() {
+            // A key that stays behind if this fails is forgotten after a day.
+            actix_rt::spawn(self.system.store.commit(keys));
+        }
     }
 }

@@ -22,7 +22,7 @@ use super::effects::{Effects, Performer, Replies, ReplyTo, Split, perform_all};
 use super::scheduler::{Place, Placed};
 use super::session::SessionStatus;
 use super::supervisor::{Birth, ChildSpec, DeathWatch, Restart};
-use super::system::System;
+use super::system::{System, patiently, store_error};
 use super::tree::Cell;
 use crate::domain::command::Command;
 use crate::domain::deployment::Deployment;
@@ -41,6 +41,9 @@ pub const PARENT: &str = "/deployments";
 
 /// How long to wait before a command that a session could not take is given to it again.
 const SEND_RETRY: Duration = Duration::from_secs(1);
+
+/// How often: after that the next report shows what is missing.
+const SEND_TRIES: u32 = 60;
 
 /// How long to wait before a session that is not open yet is looked for again.
 const SESSION_LOOK: Duration = Duration::from_millis(100);
@@ -75,10 +78,10 @@ pub(crate) fn spec(system: System, id: DeploymentId) -> ChildSpec {
 
 impl DeploymentActor {
     async fn load(birth: Birth, system: System, id: DeploymentId) -> Result<(), Error> {
-        let stored = system.store.deployment(id).await.map_err(super::system::store_error)?;
+        let stored = patiently(|| system.store.deployment(id)).await.map_err(store_error)?;
         let dep = stored
             .ok_or_else(|| Error::new(ErrorClass::NotFound, format!("deployment {id} is not stored")))?;
-        let events = system.store.events(id).await.map_err(super::system::store_error)?;
+        let events = patiently(|| system.store.events(id)).await.map_err(store_error)?;
         let actor = Self {
             id,
             machine: Machine::load(dep),
@@ -144,11 +147,12 @@ impl DeploymentActor {
     }
 
     /// Gives a command to a node's session, again and again until it is durable there or the node is forgotten.
-    fn send(&mut self, command: Command, ctx: &mut Context<Self>) {
+    /// It goes on when the actor ends: the last thing that a deployment says must be heard.
+    fn send(&mut self, command: Command) {
         let sessions = self.system.sessions.clone();
         let path = super::session::path(&command.node_id);
         let sent = async move {
-            loop {
+            for _ in 0..SEND_TRIES {
                 match sessions.ask(&path, super::session::Enqueue(command.clone())).await {
                     Ok(Ok(())) => return,
                     Err(error) if error.class == ErrorClass::NotFound => return,
@@ -159,7 +163,7 @@ impl DeploymentActor {
                 }
             }
         };
-        ctx.spawn(sent.into_actor(self));
+        actix_rt::spawn(sent);
     }
 
     /// Follows what a node's session publishes, over the session's restarts.
@@ -248,7 +252,7 @@ impl Performer for DeploymentActor {
                     action,
                     created_at: self.clock.wall(),
                 };
-                self.send(command, ctx);
+                self.send(command);
             }
             Effect::Watch(node) => self.follow(node, ctx),
             Effect::Unwatch(node) => {

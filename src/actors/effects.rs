@@ -11,6 +11,7 @@ use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, WrapFutu
 use tokio::sync::oneshot;
 
 use super::supervisor::DeathWatch;
+use super::system::patiently;
 use crate::ports::{Store, Write};
 
 /// An actor that performs effects.
@@ -81,7 +82,8 @@ fn pump<P: Performer>(actor: &mut P, ctx: &mut Context<P>) {
             continue;
         }
         actor.effects().committing = true;
-        let commit = actor.effects().store.commit(writes);
+        let store = actor.effects().store.clone();
+        let commit = async move { patiently(|| store.commit(writes.clone())).await };
         ctx.spawn(commit.into_actor(actor).map(move |result, actor: &mut P, ctx| {
             actor.effects().committing = false;
             match result {

@@ -73,11 +73,19 @@ impl System {
     /// `NotFound`, or `Restarting` while it is being built.
     pub async fn deployment(&self, name: &str) -> Result<Arc<Deployment>, Error> {
         let id = self.find_deployment(name)?;
-        let cell = self.tree.cell(&super::deployment::path(id)).ok_or_else(|| no_such_deployment(name))?;
-        let mut news = cell.watch();
-        let _ = tokio::time::timeout(PUBLISH_TIMEOUT, news.wait_for(Option::is_some)).await;
+        let path = super::deployment::path(id);
+        self.built(&path).await;
+        let cell = self.tree.cell(&path).ok_or_else(|| no_such_deployment(name))?;
         let status = cell.status::<DeploymentStatus>().ok_or_else(Error::restarting)?;
         Ok(status.deployment.clone())
+    }
+
+    /// Waits a moment for an actor that is just being built for the first time.
+    async fn built(&self, path: &str) {
+        if let Some(cell) = self.tree.cell(path) {
+            let mut news = cell.watch();
+            let _ = tokio::time::timeout(PUBLISH_TIMEOUT, news.wait_for(Option::is_some)).await;
+        }
     }
 
     /// Up to `limit` deployments after the one with the id `after`, in the order of their ids.
@@ -103,6 +111,7 @@ impl System {
     /// `NotFound`, or `Conflict` when it is being deleted.
     pub async fn want(&self, name: &str, intent: Intent) -> Result<Deployment, Error> {
         let path = super::deployment::path(self.find_deployment(name)?);
+        self.built(&path).await;
         let answer = self.deployments.ask(&path, Want(intent)).await;
         answer.map_err(|error| match error.class {
             ErrorClass::NotFound => no_such_deployment(name),
@@ -243,9 +252,15 @@ impl System {
             let Some(id) = path.strip_prefix(parent).and_then(|rest| rest.strip_prefix('/')) else {
                 continue;
             };
-            let found =
-                supervisor.send(RestartChild(id.to_owned())).await.map_err(|_| Error::restarting())?;
-            return if found { Ok(()) } else { Err(nobody()) };
+            return match supervisor.send(RestartChild(id.to_owned())).await {
+                Err(_) => Err(Error::restarting()),
+                Ok(None) => Err(nobody()),
+                Ok(Some(true)) => Ok(()),
+                Ok(Some(false)) => {
+                    let what = format!("actor {path} is running; only one that is down can be restarted");
+                    Err(Error::new(ErrorClass::Conflict, what))
+                }
+            };
         }
         Err(nobody())
     }

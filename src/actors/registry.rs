@@ -17,7 +17,7 @@ use serde::Serialize;
 use self::machine::{Effect, Event, Machine, NodeUpdate, Registered, Registration, Reply, Timing, Verdict};
 use super::effects::{Effects, Performer, Replies, ReplyTo, Split, perform_all};
 use super::supervisor::{Birth, ChildSpec, DeathWatch, Restart};
-use super::system::System;
+use super::system::{System, patiently, store_error};
 use super::tree::Cell;
 use crate::domain::error::Error;
 use crate::domain::node::{Availability, Scheduling};
@@ -64,7 +64,7 @@ pub(crate) fn spec(system: System, timing: Timing, domain: String) -> ChildSpec 
 
 impl Registry {
     async fn load(birth: Birth, system: System, timing: Timing, domain: String) -> Result<(), Error> {
-        let nodes = system.store.nodes().await.map_err(super::system::store_error)?;
+        let nodes = patiently(|| system.store.nodes()).await.map_err(store_error)?;
         let clock = system.tree.clock();
         let registry = Self {
             machine: Machine::load(timing, domain, nodes, clock.now()),
@@ -127,10 +127,10 @@ impl Actor for Registry {
 
     fn started(&mut self, ctx: &mut Context<Self>) {
         let nodes: Vec<NodeUpdate> = self.machine.nodes().collect();
-        for update in nodes {
+        for update in &nodes {
             self.system.open_session(update.node.id.clone());
-            self.system.tell_scheduler(update);
         }
+        self.system.tell_scheduler(nodes);
         self.settled();
         self.arm(ctx);
     }
@@ -172,22 +172,20 @@ impl Performer for Registry {
                     "node availability"
                 );
                 self.system.tell_session(&update);
-                self.system.tell_scheduler(*update);
+                self.system.tell_scheduler(vec![*update]);
             }
             Effect::Reply(to, reply) => self.replies.answer(to, reply),
         }
     }
 
     fn settled(&mut self) {
-        let mut status = RegistryStatus::default();
-        for update in self.machine.nodes() {
-            match update.availability {
-                Availability::Online => status.online += 1,
-                Availability::Suspect => status.suspect += 1,
-                Availability::Offline => status.offline += 1,
-            }
-        }
-        self.cell.publish(Arc::new(status));
+        let count =
+            |wanted| self.machine.availabilities().filter(|availability| *availability == wanted).count();
+        self.cell.publish(Arc::new(RegistryStatus {
+            online: count(Availability::Online),
+            suspect: count(Availability::Suspect),
+            offline: count(Availability::Offline),
+        }));
     }
 }
 
@@ -317,7 +315,7 @@ impl Handler<Tell> for Registry {
                     self.system.tell_session(&update);
                 }
             }
-            Tell::Scheduler => self.machine.nodes().for_each(|update| self.system.tell_scheduler(update)),
+            Tell::Scheduler => self.system.tell_scheduler(self.machine.nodes().collect()),
         }
     }
 }

@@ -17,7 +17,7 @@ use self::machine::Machine;
 use super::deployment::News;
 use super::deployment::route::RouteSpec;
 use super::supervisor::{Birth, ChildSpec, DeathWatch, Restart};
-use super::system::{System, start_child_later, store_error};
+use super::system::{System, patiently, start_child_later, store_error};
 use super::tree::Cell;
 use crate::domain::error::Error;
 use crate::domain::route::Route;
@@ -44,6 +44,7 @@ pub struct Router {
     system: System,
     cell: Arc<Cell>,
     gathering: bool,
+    behind: bool,
     publications: u64,
     _watch: DeathWatch,
 }
@@ -59,8 +60,8 @@ pub(crate) fn spec(system: System) -> ChildSpec {
 impl Router {
     async fn load(birth: Birth, system: System) -> Result<(), Error> {
         let mut specs = Vec::new();
-        for (id, _) in system.store.deployment_names().await.map_err(store_error)? {
-            let stored = system.store.deployment(id).await.map_err(store_error)?;
+        for (id, _) in patiently(|| system.store.deployment_names()).await.map_err(store_error)? {
+            let stored = patiently(|| system.store.deployment(id)).await.map_err(store_error)?;
             specs.extend(stored.iter().map(RouteSpec::of));
         }
         let machine = Machine::load(specs, &system.routes.load());
@@ -69,6 +70,7 @@ impl Router {
             system,
             cell: birth.cell.clone(),
             gathering: false,
+            behind: false,
             publications: 0,
             _watch: birth.watch,
         };
@@ -98,13 +100,20 @@ impl Router {
         self.system.route.tell(&path, super::route::Endpoints(route.endpoints.clone()));
     }
 
+    /// Publishes at once, and what follows within the next moment together.
     fn gather(&mut self, ctx: &mut Context<Self>) {
-        if !std::mem::replace(&mut self.gathering, true) {
-            ctx.run_later(GATHER, |router, _| {
-                router.gathering = false;
-                router.publish();
-            });
+        if self.gathering {
+            self.behind = true;
+            return;
         }
+        self.publish();
+        self.gathering = true;
+        ctx.run_later(GATHER, |router, ctx| {
+            router.gathering = false;
+            if std::mem::take(&mut router.behind) {
+                router.gather(ctx);
+            }
+        });
     }
 }
 

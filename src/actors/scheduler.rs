@@ -18,7 +18,7 @@ use super::deployment::News;
 use super::registry::Tell;
 use super::registry::machine::NodeUpdate;
 use super::supervisor::{Birth, ChildSpec, DeathWatch, Restart};
-use super::system::{System, store_error};
+use super::system::{System, patiently, store_error};
 use super::tree::Cell;
 use crate::domain::deployment::{Deployment, Placement};
 use crate::domain::error::Error;
@@ -59,8 +59,8 @@ pub(crate) fn request(dep: &Deployment, replica: ReplicaId) -> Request {
 impl Scheduler {
     async fn load(birth: Birth, system: System) -> Result<(), Error> {
         let mut machine = Machine::default();
-        for (id, _) in system.store.deployment_names().await.map_err(store_error)? {
-            let stored = system.store.deployment(id).await.map_err(store_error)?;
+        for (id, _) in patiently(|| system.store.deployment_names()).await.map_err(store_error)? {
+            let stored = patiently(|| system.store.deployment(id)).await.map_err(store_error)?;
             stored.iter().for_each(|dep| restore(&mut machine, dep));
         }
         let scheduler = Self { machine, system, cell: birth.cell.clone(), _watch: birth.watch };
@@ -130,8 +130,8 @@ impl Handler<Place> for Scheduler {
 #[derive(Message)]
 #[rtype(result = "()")]
 pub enum Capacity {
-    /// From the registry: how a node stands.
-    Node(Box<NodeUpdate>),
+    /// From the registry: how nodes stand.
+    Nodes(Vec<NodeUpdate>),
     /// From the registry: a node was forgotten.
     NodeGone(NodeId),
     /// From a deployment: a replica needs its place no longer.
@@ -144,7 +144,9 @@ impl Handler<Capacity> for Scheduler {
     fn handle(&mut self, capacity: Capacity, _: &mut Context<Self>) {
         self.cell.received();
         let waiting = match capacity {
-            Capacity::Node(update) => self.machine.node_changed(*update),
+            Capacity::Nodes(updates) => {
+                updates.into_iter().flat_map(|update| self.machine.node_changed(update)).collect()
+            }
             Capacity::Release(replica) => self.machine.release(replica),
             Capacity::NodeGone(node) => {
                 self.machine.node_gone(&node);

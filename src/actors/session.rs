@@ -20,7 +20,7 @@ use self::machine::{Effect, Event, Machine};
 use super::effects::{Effects, Performer, Replies, Split, perform_all};
 use super::registry::machine::NodeUpdate;
 use super::supervisor::{Birth, ChildSpec, DeathWatch, Restart};
-use super::system::System;
+use super::system::{System, patiently, store_error};
 use super::tree::Cell;
 use crate::domain::command::Command;
 use crate::domain::error::Error;
@@ -99,7 +99,7 @@ pub(crate) fn spec(system: System, node_id: NodeId) -> ChildSpec {
 
 impl Session {
     async fn load(birth: Birth, system: System, node_id: NodeId) -> Result<(), Error> {
-        let commands = system.store.commands(node_id.clone()).await.map_err(super::system::store_error)?;
+        let commands = patiently(|| system.store.commands(node_id.clone())).await.map_err(store_error)?;
         let session = Self {
             machine: Machine::load(node_id.clone(), commands),
             node_id,

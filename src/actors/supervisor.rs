@@ -20,7 +20,7 @@ use nebula_core::telemetry::last_panic;
 use tokio::sync::oneshot;
 
 use super::tree::{Cell, Life, Tree};
-use crate::domain::error::Error;
+use crate::domain::error::{Error, ErrorClass};
 
 /// The pause before the first restart; doubled for each further one within the window.
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
@@ -148,7 +148,14 @@ impl Supervisor {
         let incarnation = child.cell.begin_incarnation();
         let watch =
             DeathWatch { parent: ctx.address(), child: id.to_owned(), incarnation, reason: Reason::Lost };
-        let started = (child.spec.factory)(Birth { cell: child.cell.clone(), watch });
+        // In a task of its own: a factory that panics is a child that cannot start, not a supervisor that falls.
+        let factory = child.spec.factory.clone();
+        let birth = Birth { cell: child.cell.clone(), watch };
+        let started = actix_rt::spawn(async move { factory(birth).await });
+        let started = async move {
+            let panicked = |_| Err(Error::new(ErrorClass::Internal, "building it panicked"));
+            started.await.unwrap_or_else(panicked)
+        };
         let id = id.to_owned();
         ctx.spawn(started.into_actor(self).map(move |result, supervisor, ctx| {
             if let Err(error) = &result {
@@ -219,21 +226,22 @@ impl Handler<StartChild> for Supervisor {
     }
 }
 
-/// Brings back a child that crashed, or restarts one that runs. Answers whether there is such a child.
+/// Brings back a child that is down. Answers whether it did: none when there is no such child, false when it runs.
 #[derive(Message)]
-#[rtype(result = "bool")]
+#[rtype(result = "Option<bool>")]
 pub struct RestartChild(pub String);
 
 impl Handler<RestartChild> for Supervisor {
-    type Result = bool;
+    type Result = Option<bool>;
 
-    fn handle(&mut self, RestartChild(id): RestartChild, ctx: &mut Self::Context) -> bool {
-        let Some(child) = self.children.get_mut(&id) else { return false };
-        child.restarts.clear();
-        if matches!(child.cell.life(), Life::Crashed | Life::Restarting) {
+    fn handle(&mut self, RestartChild(id): RestartChild, ctx: &mut Self::Context) -> Option<bool> {
+        let child = self.children.get_mut(&id)?;
+        let down = matches!(child.cell.life(), Life::Crashed | Life::Restarting);
+        if down {
+            child.restarts.clear();
             self.build(&id, None, ctx);
         }
-        true
+        Some(down)
     }
 }
 

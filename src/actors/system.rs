@@ -2,6 +2,7 @@
 //! in order.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix::Addr;
 use arc_swap::ArcSwap;
@@ -23,6 +24,10 @@ use super::tree::{Life, Status, Tree};
 use crate::domain::error::{Error, ErrorClass};
 use crate::domain::route::RouteTable;
 use crate::ports::{AgentApi, Store, StoreError};
+
+/// How often, and after which pause, an overloaded store is asked again.
+const PATIENCE_TRIES: u32 = 100;
+const PATIENCE_PAUSE: Duration = Duration::from_millis(50);
 
 /// Everything an actor may need. Cheap to clone.
 #[derive(Clone)]
@@ -152,8 +157,8 @@ impl System {
         self.registry.tell(super::registry::PATH, message);
     }
 
-    pub(crate) fn tell_scheduler(&self, update: NodeUpdate) {
-        self.scheduler.tell(super::scheduler::PATH, Capacity::Node(Box::new(update)));
+    pub(crate) fn tell_scheduler(&self, updates: Vec<NodeUpdate>) {
+        self.scheduler.tell(super::scheduler::PATH, Capacity::Nodes(updates));
     }
 
     pub(crate) fn release(&self, replica: ReplicaId) {
@@ -222,6 +227,19 @@ pub(crate) fn start_child_later(supervisor: Addr<Supervisor>, child: ChildSpec) 
             tracing::warn!(%error, "actor not started yet");
         }
     });
+}
+
+/// Asks the store again for a while when it has too much to do: nothing was changed then.
+pub(crate) async fn patiently<T>(
+    ask: impl Fn() -> crate::ports::BoxFuture<Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    for _ in 0..PATIENCE_TRIES {
+        match ask().await {
+            Err(StoreError::Overloaded) => tokio::time::sleep(PATIENCE_PAUSE).await,
+            answer => return answer,
+        }
+    }
+    ask().await
 }
 
 /// A failure of the store as callers hear of it.

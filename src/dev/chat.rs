@@ -68,8 +68,9 @@ pub(super) async fn stream(
         let chunk = chunk.map_err(|error| failed(format!("the answer broke off: {error}")))?;
         for piece in reader.take(&chunk)? {
             first.get_or_insert_with(|| clock.now().since(Tick(0)));
-            print!("{piece}");
-            let _ = std::io::stdout().flush();
+            // Nobody may be reading any more; that is no error of ours.
+            let mut out = std::io::stdout();
+            let _ = out.write_all(piece.as_bytes()).and_then(|()| out.flush());
         }
     }
     match first {

@@ -229,12 +229,18 @@ impl Deployment {
             Desired::Stopped => Phase::Stopping,
             Desired::Running if self.spec.replicas == 0 && self.replicas.is_empty() => Phase::Stopped,
             Desired::Running if self.spec.replicas == 0 => Phase::Stopping,
-            Desired::Running => {
-                [Phase::Running, Phase::Starting, Phase::Preparing, Phase::Unreachable, Phase::Failed]
-                    .into_iter()
-                    .find(|phase| staying().any(|replica| replica.phase == *phase))
-                    .unwrap_or(Phase::Pending)
-            }
+            Desired::Running => [
+                Phase::Running,
+                Phase::Starting,
+                Phase::Preparing,
+                Phase::Unreachable,
+                Phase::Failed,
+                Phase::Pending,
+                Phase::Stopping,
+            ]
+            .into_iter()
+            .find(|phase| staying().any(|replica| replica.phase == *phase))
+            .unwrap_or(Phase::Pending),
         }
     }
 

@@ -19,6 +19,10 @@ const GPUS_MAX: usize = 32;
 const LABELS_MAX: usize = 32;
 /// Longest text that is taken from an agent for a name, a version or a label.
 const TEXT_BYTES_MAX: usize = 200;
+/// The largest registration without its list of replicas, so that the node's record can be kept.
+const REGISTRATION_BYTES_MAX: usize = 5_000;
+/// Most health issues that are kept.
+const ISSUES_MAX: usize = 20;
 /// Most replicas that one report may hold.
 const REPLICAS_MAX: usize = 1_000;
 
@@ -35,12 +39,23 @@ fn short(what: &str, text: String) -> Result<String, Status> {
     Ok(text)
 }
 
+/// A text cut to the longest that is kept.
+fn clip(mut text: String) -> String {
+    let mut end = TEXT_BYTES_MAX.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.truncate(end);
+    text
+}
+
 fn unsigned(value: i64) -> u64 {
     u64::try_from(value).unwrap_or(0)
 }
 
 /// A registration; an agent without an id gets a fresh one.
-pub(super) fn registration(request: proto::RegisterRequest) -> Result<Registration, Status> {
+pub(super) fn registration(mut request: proto::RegisterRequest) -> Result<Registration, Status> {
+    request.deployments.clear();
     let node_id = match request.node_id.as_str() {
         "" | "auto" => NodeId::random(),
         id => id.parse().map_err(|error: nebula_core::ids::InvalidId| invalid(error.to_string()))?,
@@ -53,6 +68,12 @@ pub(super) fn registration(request: proto::RegisterRequest) -> Result<Registrati
         0 => PROXY_PORT_DEFAULT,
         port => u16::try_from(port).map_err(|_| invalid(format!("proxy_port {port} is no port")))?,
     };
+    let size = prost::Message::encoded_len(&request);
+    if size > REGISTRATION_BYTES_MAX {
+        return Err(invalid(format!(
+            "the registration takes {size} bytes, more than {REGISTRATION_BYTES_MAX}"
+        )));
+    }
     if request.labels.len() > LABELS_MAX {
         return Err(invalid(format!("more than {LABELS_MAX} labels")));
     }
@@ -107,20 +128,19 @@ fn capabilities(caps: proto::NodeCapabilities) -> Result<Capabilities, Status> {
 }
 
 /// A heartbeat's content. Entries of an agent that are no replica of ours are left out.
-pub(super) fn report(request: proto::HeartbeatRequest) -> Result<NodeReport, Status> {
-    if request.deployments.len() > REPLICAS_MAX {
-        return Err(invalid(format!("more than {REPLICAS_MAX} deployments in one report")));
-    }
-    Ok(NodeReport {
+pub(super) fn report(request: proto::HeartbeatRequest) -> NodeReport {
+    // What is too much is left out rather than refused: the node lives, whatever it says.
+    let deployments = request.deployments.into_iter().take(REPLICAS_MAX);
+    NodeReport {
         stats: request.stats.map(stats),
         health: request.health.map(|health| NodeHealth {
-            status: health.status,
-            issues: health.issues,
+            status: clip(health.status),
+            issues: health.issues.into_iter().take(ISSUES_MAX).map(clip).collect(),
             uptime_seconds: unsigned(health.uptime_seconds),
         }),
-        replicas: request.deployments.into_iter().filter_map(replica).collect(),
+        replicas: deployments.filter_map(replica).collect(),
         acked: request.acked_command_ids.iter().filter_map(|id| id.parse::<CommandId>().ok()).collect(),
-    })
+    }
 }
 
 fn stats(stats: proto::AgentNodeStats) -> NodeStats {
@@ -169,7 +189,7 @@ fn replica(status: proto::AgentDeploymentStatus) -> Option<ReplicaReport> {
         replica_id: status.replica_id.parse().ok()?,
         generation: Generation(status.generation),
         status: reported,
-        container_id: status.container_id,
+        container_id: clip(status.container_id),
         port: u16::try_from(status.port).unwrap_or(0),
         message,
         restarts: u32::try_from(status.restarts).unwrap_or(0),

@@ -26,12 +26,9 @@ impl Platform {
     }
 }
 
-fn node_id(text: &str) -> Result<NodeId, Status> {
-    text.parse().map_err(|_| Status::invalid_argument(format!("\"{text}\" is no node id")))
-}
-
-fn unknown(id: &NodeId) -> Status {
-    Status::not_found(format!("node {id} is not registered; call Register first"))
+fn unknown(id: &str) -> Status {
+    let shown: String = id.chars().take(64).collect();
+    Status::not_found(format!("node \"{shown}\" is not registered; call Register first"))
 }
 
 #[tonic::async_trait]
@@ -60,12 +57,13 @@ impl PlatformService for Platform {
         request: Request<proto::HeartbeatRequest>,
     ) -> Result<Response<proto::HeartbeatResponse>, Status> {
         let request = request.into_inner();
-        let node_id = node_id(&request.node_id)?;
+        // What is no id is the id of no node.
+        let node_id: NodeId = request.node_id.parse().map_err(|_| unknown(&request.node_id))?;
         let beat = Heartbeat { node_id: node_id.clone(), boot_id: request.boot_id.clone() };
-        let report = convert::report(request)?;
+        let report = convert::report(request);
         let verdict = self.registry.ask(registry::PATH, beat).await.map_err(|error| status(&error))?;
         if verdict == Verdict::Unknown {
-            return Err(unknown(&node_id));
+            return Err(unknown(node_id.as_str()));
         }
         // A session that is being built again misses this report and takes the next one.
         let (commands, no_session) = match self.sessions.ask(&session::path(&node_id), Report(report)).await {
@@ -86,10 +84,14 @@ impl PlatformService for Platform {
         request: Request<proto::DeregisterRequest>,
     ) -> Result<Response<proto::DeregisterResponse>, Status> {
         let request = request.into_inner();
-        let id = node_id(&request.node_id)?;
-        let answer = self.registry.ask(registry::PATH, Change::Deregister(id.clone())).await;
-        let known = answer.and_then(|answer| answer).map_err(|error| status(&error))?.is_some();
-        tracing::info!(node_id = %id, reason = request.reason, "agent deregistered");
+        let known = match request.node_id.parse::<NodeId>() {
+            Err(_) => false,
+            Ok(id) => {
+                let answer = self.registry.ask(registry::PATH, Change::Deregister(id)).await;
+                answer.and_then(|answer| answer).map_err(|error| status(&error))?.is_some()
+            }
+        };
+        tracing::info!(node_id = request.node_id, reason = request.reason, known, "agent deregistered");
         let message = if known { "deregistered" } else { "no such node; nothing to do" };
         Ok(Response::new(proto::DeregisterResponse { success: true, message: message.to_owned() }))
     }

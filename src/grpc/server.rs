@@ -7,7 +7,7 @@ use std::time::Duration;
 use nebula_core::clock::Clock;
 use nebula_core::exit::{Exit, Fatal};
 use nebula_proto::platform_service_server::PlatformServiceServer;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
 
@@ -24,13 +24,15 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest time that a call may take.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long calls that run may go on when the server stops.
+const DRAIN_MAX: Duration = Duration::from_secs(3);
 /// Calls that one connection may have at once.
 const CALLS_PER_CONNECTION_MAX: usize = 64;
 
 /// A running server.
 pub struct GrpcServer {
     stop: Arc<Notify>,
-    thread: std::thread::JoinHandle<()>,
+    stopped: oneshot::Receiver<()>,
 }
 
 impl GrpcServer {
@@ -55,21 +57,25 @@ impl GrpcServer {
             .map_err(failed)?;
         let stop = Arc::new(Notify::new());
         let (stopped, clock) = (stop.clone(), tree.clock());
-        let thread = std::thread::Builder::new()
+        let (done, ended) = oneshot::channel();
+        std::thread::Builder::new()
             .name("grpc-main".to_owned())
             .spawn(move || {
-                if let Err(error) = runtime.block_on(serve(listener, platform, clock, stopped)) {
+                let served = runtime.block_on(serve(listener, platform, clock, stopped.clone()));
+                if let Err(error) = served {
                     tracing::error!(error, "grpc server ended");
                 }
+                runtime.shutdown_background();
+                let _ = done.send(());
             })
             .map_err(failed)?;
-        Ok(Self { stop, thread })
+        Ok(Self { stop, stopped: ended })
     }
 
-    /// Takes no more calls and waits for those that run.
+    /// Takes no more calls and waits a moment for those that run; streams that are still open then are cut.
     pub async fn stop(self) {
         self.stop.notify_one();
-        let _ = tokio::task::spawn_blocking(move || self.thread.join()).await;
+        let _ = tokio::time::timeout(DRAIN_MAX, self.stopped).await;
     }
 }
 

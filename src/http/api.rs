@@ -2,6 +2,7 @@
 
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::StatusCode;
 use actix_web::http::header::AUTHORIZATION;
 use actix_web::middleware::{Next, from_fn};
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -46,6 +47,8 @@ pub fn configure(cfg: &mut web::ServiceConfig, api: Api) {
         .wrap(from_fn(admin_only))
         .app_data(web::Data::new(api.clone()))
         .app_data(web::PayloadConfig::new(BODY_BYTES_MAX))
+        .app_data(web::QueryConfig::default().error_handler(bad_query))
+        .wrap(from_fn(in_our_shape))
         .configure(deployments::configure)
         .configure(nodes::configure)
         .default_service(web::to(nothing_here));
@@ -55,6 +58,38 @@ pub fn configure(cfg: &mut web::ServiceConfig, api: Api) {
 async fn nothing_here(request: HttpRequest) -> HttpResponse {
     let what = format!("there is nothing at {} {}", request.method(), request.path());
     refuse(&request, &Error::new(ErrorClass::NotFound, what))
+}
+
+fn bad_query(error: actix_web::error::QueryPayloadError, request: &HttpRequest) -> actix_web::Error {
+    let error = Error::new(ErrorClass::Invalid, format!("the query: {error}"));
+    actix_web::error::InternalError::from_response("bad query", refuse(request, &error)).into()
+}
+
+/// What the framework refuses by itself (a method, a body over the limit) is refused in our words.
+async fn in_our_shape(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
+    let head = request.request().clone();
+    let status = match next.call(request).await {
+        Ok(response) if response.status() != StatusCode::METHOD_NOT_ALLOWED => {
+            return Ok(response.map_into_boxed_body());
+        }
+        Ok(response) => response.status(),
+        Err(error) if error.as_error::<actix_web::error::PayloadError>().is_some() => {
+            error.as_response_error().status_code()
+        }
+        Err(error) => return Err(error),
+    };
+    let mut response = match status {
+        StatusCode::METHOD_NOT_ALLOWED => {
+            let what = format!("{} {} takes another method", head.method(), head.path());
+            refuse(&head, &Error::new(ErrorClass::Invalid, what))
+        }
+        _ => refuse(&head, &Error::new(ErrorClass::Invalid, "the body cannot be read, or is too large")),
+    };
+    *response.status_mut() = status;
+    Ok(ServiceResponse::new(head, response))
 }
 
 /// Lets requests pass that carry the admin token.

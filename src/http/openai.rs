@@ -18,11 +18,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::http::Method;
-use actix_web::http::header::{ACCESS_CONTROL_REQUEST_METHOD, HeaderMap, HeaderName, HeaderValue};
+use actix_web::http::header::{ACCESS_CONTROL_REQUEST_METHOD, ALLOW, HeaderMap, HeaderName, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, web};
 use arc_swap::ArcSwap;
 use nebula_core::token::TokenHash;
 use nebula_relay::Client;
+use uuid::Uuid;
 
 use crate::domain::route::RouteTable;
 use crate::http::error::OpenAiError;
@@ -72,22 +73,69 @@ struct Surface {
     path: &'static str,
     /// At the runtime, whatever our prefix is.
     upstream: &'static str,
+    /// What it does takes long on a GPU and gives something else each time.
+    generates: bool,
     /// Its streams end with `[DONE]`, so that one without it is broken.
     ends_with_done: bool,
 }
 
+impl Surface {
+    const fn new(path: &'static str, upstream: &'static str) -> Self {
+        Self { path, upstream, generates: false, ends_with_done: false }
+    }
+
+    const fn generating(self) -> Self {
+        Self { generates: true, ..self }
+    }
+
+    const fn until_done(self) -> Self {
+        Self { ends_with_done: true, ..self }
+    }
+}
+
 const SURFACES: [Surface; 9] = [
-    Surface { path: "/chat/completions", upstream: "/v1/chat/completions", ends_with_done: true },
-    Surface { path: "/completions", upstream: "/v1/completions", ends_with_done: true },
-    Surface { path: "/embeddings", upstream: "/v1/embeddings", ends_with_done: false },
-    Surface { path: "/responses", upstream: "/v1/responses", ends_with_done: false },
-    Surface { path: "/messages", upstream: "/v1/messages", ends_with_done: false },
-    Surface { path: "/rerank", upstream: "/v1/rerank", ends_with_done: false },
-    Surface { path: "/score", upstream: "/v1/score", ends_with_done: false },
-    Surface { path: "/images/generations", upstream: "/v1/images/generations", ends_with_done: false },
+    Surface::new("/chat/completions", "/v1/chat/completions").generating().until_done(),
+    Surface::new("/completions", "/v1/completions").generating().until_done(),
+    Surface::new("/embeddings", "/v1/embeddings"),
+    Surface::new("/responses", "/v1/responses").generating(),
+    Surface::new("/messages", "/v1/messages").generating(),
+    Surface::new("/rerank", "/v1/rerank"),
+    Surface::new("/score", "/v1/score"),
+    Surface::new("/images/generations", "/v1/images/generations").generating(),
     // Runtimes have this one outside of /v1.
-    Surface { path: "/tokenize", upstream: "/tokenize", ends_with_done: false },
+    Surface::new("/tokenize", "/tokenize"),
 ];
+
+/// What a path under the prefix means.
+enum Target<'a> {
+    Surface(&'static Surface),
+    Models,
+    Model(&'a str),
+}
+
+impl<'a> Target<'a> {
+    fn of(path: &'a str) -> Option<Self> {
+        if let Some(surface) = SURFACES.iter().find(|surface| surface.path == path) {
+            return Some(Self::Surface(surface));
+        }
+        match path.strip_prefix("/models")? {
+            "" => Some(Self::Models),
+            rest => rest.strip_prefix('/').filter(|model| !model.is_empty()).map(Self::Model),
+        }
+    }
+
+    /// Its methods, as in `Allow`.
+    fn allow(&self) -> &'static str {
+        match self {
+            Self::Surface(_) => "POST, OPTIONS",
+            Self::Models | Self::Model(_) => "GET, HEAD, OPTIONS",
+        }
+    }
+
+    fn takes(&self, method: &Method) -> bool {
+        self.allow().split(", ").any(|allowed| allowed == method.as_str())
+    }
+}
 
 /// The gateway on one worker thread.
 struct Worker {
@@ -109,23 +157,24 @@ pub fn configure(config: &mut web::ServiceConfig, gateway: Gateway) {
 
 /// Answers any request under the prefix, and adds what every response carries.
 async fn serve(worker: Rc<Worker>, request: HttpRequest, payload: web::Payload) -> HttpResponse {
-    let request_id = request_id(request.headers());
+    let id = RequestId::of(request.headers());
     let is_preflight =
         request.method() == Method::OPTIONS && request.headers().contains_key(ACCESS_CONTROL_REQUEST_METHOD);
     let result = if is_preflight {
         Ok(cors::preflight(request.headers()))
     } else {
-        dispatch(&worker, &request, payload, &request_id).await
+        dispatch(&worker, &request, payload, &id.upstream).await
     };
     let mut response = result.unwrap_or_else(|error| error.response());
     tracing::debug!(
-        request_id = request_id.to_str().unwrap_or_default(),
+        request_id = id.client.to_str().unwrap_or_default(),
+        upstream_request_id = id.upstream.to_str().unwrap_or_default(),
         path = request.path(),
         status = response.status().as_u16(),
         "gateway request"
     );
     worker.gateway.origins.apply(request.headers(), response.headers_mut());
-    response.headers_mut().insert(REQUEST_ID, request_id);
+    response.headers_mut().insert(REQUEST_ID, id.client);
     response
 }
 
@@ -137,60 +186,67 @@ async fn dispatch(
 ) -> Result<HttpResponse, OpenAiError> {
     let prefix = worker.gateway.prefix.trim_end_matches('/');
     let path = request.uri().path().strip_prefix(prefix).unwrap_or_default();
-    if let Some(surface) = SURFACES.iter().find(|surface| surface.path == path) {
-        expect_method(request, &[Method::POST], "POST, OPTIONS")?;
-        let body = body::read(request, payload, worker.gateway.limits.max_body_bytes).await?;
-        let scan = scan::scan(&body)?;
-        let route = {
-            let table = worker.gateway.routes.load();
-            caller(worker, request, &table).route(&table, &scan.model)?
-        };
-        let body = scan.with_model(&body, &route.served_name);
-        return forward(worker, Admitted { request, request_id, surface, route: &route, body }).await;
-    }
-    let model = match path.strip_prefix("/models") {
-        Some("") => None,
-        Some(rest) => rest
-            .strip_prefix('/')
-            .filter(|model| !model.is_empty())
-            .map(Some)
-            .ok_or_else(|| unknown(request))?,
-        None => return Err(unknown(request)),
+    let Some(target) = Target::of(path) else {
+        let (method, path) = (request.method().to_string(), request.uri().path().to_owned());
+        return Err(OpenAiError::UnknownUrl { method, path });
     };
-    expect_method(request, &[Method::GET, Method::HEAD], "GET, HEAD, OPTIONS")?;
-    let table = worker.gateway.routes.load();
-    let caller = caller(worker, request, &table);
-    match model {
-        Some(model) => models::one(&table, caller, model),
-        None => Ok(models::list(&table, &caller)),
+    if !target.takes(request.method()) {
+        let (method, path) = (request.method().to_string(), request.uri().path().to_owned());
+        return Err(OpenAiError::MethodNotAllowed { method, path, allow: target.allow() });
     }
+    if request.method() == Method::OPTIONS {
+        return Ok(HttpResponse::NoContent().insert_header((ALLOW, target.allow())).finish());
+    }
+    let surface = match target {
+        Target::Surface(surface) => surface,
+        Target::Models | Target::Model(_) => {
+            let table = worker.gateway.routes.load();
+            let caller = caller(worker, request, &table);
+            return match target {
+                Target::Model(model) => models::one(&table, caller, model),
+                _ => Ok(models::list(&table, &caller)),
+            };
+        }
+    };
+    let body = body::read(request, payload, worker.gateway.limits.max_body_bytes).await?;
+    let scan = scan::scan(&body)?;
+    let route = {
+        let table = worker.gateway.routes.load();
+        caller(worker, request, &table).route(&table, &scan.model)?
+    };
+    let body = scan.with_model(&body, &route.served_name);
+    forward(worker, Admitted { request, request_id, surface, route: &route, body }).await
 }
 
 fn caller(worker: &Worker, request: &HttpRequest, table: &RouteTable) -> Caller {
     Caller::of(request.headers(), &worker.gateway.admin, table)
 }
 
-fn unknown(request: &HttpRequest) -> OpenAiError {
-    OpenAiError::UnknownUrl { method: request.method().to_string(), path: request.uri().path().to_owned() }
+/// A request's id, on both of our sides.
+struct RequestId {
+    /// In the response: the client's own if it sent a sensible one.
+    client: HeaderValue,
+    /// To the runtime, always a UUID: some refuse every request whose id is none.
+    upstream: HeaderValue,
 }
 
-fn expect_method(request: &HttpRequest, methods: &[Method], allow: &'static str) -> Result<(), OpenAiError> {
-    if methods.contains(request.method()) {
-        return Ok(());
+impl RequestId {
+    fn of(headers: &HeaderMap) -> Self {
+        let legal = |byte: &u8| byte.is_ascii_alphanumeric() || b"._:-".contains(byte);
+        let given = headers.get(REQUEST_ID).filter(|id| {
+            let id = id.as_bytes();
+            (1..=REQUEST_ID_MAX).contains(&id.len()) && id.iter().all(legal)
+        });
+        if let Some(id) = given.filter(|id| is_uuid(id.as_bytes())) {
+            return Self { client: id.clone(), upstream: id.clone() };
+        }
+        let made = HeaderValue::from_str(&Uuid::new_v4().to_string());
+        let made = made.unwrap_or_else(|_| HeaderValue::from_static("00000000-0000-4000-8000-000000000000"));
+        Self { client: given.unwrap_or(&made).clone(), upstream: made }
     }
-    let (method, path) = (request.method().to_string(), request.uri().path().to_owned());
-    Err(OpenAiError::MethodNotAllowed { method, path, allow })
 }
 
-/// The client's own id for the request if it is a sensible one, else a new one.
-fn request_id(headers: &HeaderMap) -> HeaderValue {
-    let legal = |byte: &u8| byte.is_ascii_alphanumeric() || b"._:-".contains(byte);
-    let given = headers.get(REQUEST_ID).filter(|id| {
-        let id = id.as_bytes();
-        (1..=REQUEST_ID_MAX).contains(&id.len()) && id.iter().all(legal)
-    });
-    given.cloned().unwrap_or_else(|| {
-        let made = format!("req_{:032x}", rand::random::<u128>());
-        HeaderValue::from_str(&made).unwrap_or_else(|_| HeaderValue::from_static("req_unknown"))
-    })
+/// Whether an id is a UUID in one of the two forms that everybody reads, with hyphens or without.
+fn is_uuid(id: &[u8]) -> bool {
+    [32, 36].contains(&id.len()) && Uuid::try_parse_ascii(id).is_ok()
 }

@@ -14,8 +14,8 @@ type Shared = web::Data<Api>;
 
 /// Mounts the paths. Expects the API's data to be there.
 pub fn configure(cfg: &mut web::ServiceConfig) {
-    cfg.service(web::resource("/health").route(web::get().to(health)))
-        .service(web::resource("/ready").route(web::get().to(ready)))
+    cfg.service(web::resource("/health").route(web::get().to(health)).route(web::head().to(health)))
+        .service(web::resource("/ready").route(web::get().to(ready)).route(web::head().to(ready)))
         .service(web::resource("/admin").route(web::get().to(page)))
         .service(
             web::scope("/admin")

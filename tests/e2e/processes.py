@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import time
+import zlib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -17,6 +18,8 @@ MARK = "NEBULA_TEST_RUN"
 # Settings of whoever runs the tests must not reach the programs under test.
 FOREIGN = re.compile(r"^(NEBULA|NEBULAD|NEBULA_AGENT|NEBULA_SIM)_|^(CARGO|RUST)_?|^PORT$|_proxy$", re.IGNORECASE)
 LOOK_SECONDS = 0.02
+# Runtimes' ports: each test has some of its own, so that what else runs on this machine does not disturb it.
+PORTS_FIRST, PORTS_EACH, PORTS_SHARES = 30000, 20, 50
 
 
 def wait_until(what, look, seconds):
@@ -100,12 +103,15 @@ class Group:
         self.directory = directory
         self.mark = f"{os.getpid()}-{directory.name}-{time.monotonic_ns()}"
         self.processes = []
+        first = PORTS_FIRST + zlib.crc32(self.mark.encode()) % PORTS_SHARES * PORTS_EACH
+        self.port_range = f"{first}-{first + PORTS_EACH - 1}"
 
     def environment(self, extra=None):
         env = {name: value for name, value in os.environ.items() if not FOREIGN.search(name)}
         temporary = self.directory / "tmp"
         temporary.mkdir(exist_ok=True)
         env |= {MARK: self.mark, "HOME": str(self.directory), "TMPDIR": str(temporary), "NO_COLOR": "1"}
+        env |= {"NEBULA_AGENT_PORT_RANGE": self.port_range}
         return env | {name: str(value) for name, value in (extra or {}).items()}
 
     def start(self, program, *args, env=None):

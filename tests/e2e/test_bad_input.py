@@ -53,13 +53,13 @@ def test_a_data_directory_that_cannot_be_used(group, tmp_path):
         assert_refused(agent, 73, file)
 
 
-@pytest.mark.parametrize("flag", ["--grpc-port", "--http-port"])
-def test_a_port_that_is_taken(group, tmp_path, flag):
+@pytest.mark.parametrize(("flag", "other"), [("--grpc-port", "--http-port"), ("--http-port", "--grpc-port")])
+def test_a_port_that_is_taken(group, tmp_path, flag, other):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         for command in ([], ["dev", "--once"]):
-            data = ["--data-dir", tmp_path / "data"]
-            process = group.run("nebulad", *command, *data, *FREE_PORTS, flag, port)
+            flags = ["--data-dir", tmp_path / "data", flag, port, other, 0]
+            process = group.run("nebulad", *command, *flags)
             assert_refused(process, 71, port)
             assert flag in process.err, "the hint names the flag"
     group.assert_nothing_runs()

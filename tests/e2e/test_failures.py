@@ -167,6 +167,7 @@ def test_deregistered_on_stop_is_offline_at_once(cluster):
     cluster.start_nebulad(*QUICK)
     agent = cluster.start_agent("node-1", "--deregister-on-stop")
     cluster.wait_for_node("online")
+    wait_until("the agent knows that it is registered", lambda: cluster.node()["stats"], 10)
     agent.popen.terminate()
     assert agent.wait(20) == 0, agent.err
     assert cluster.node()["state"] == "offline"

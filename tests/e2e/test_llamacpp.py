@@ -56,6 +56,8 @@ def test_the_openai_client_against_a_real_engine(group, model):
     ]
     assert len(pieces) > 2
     assert "".join(pieces) == whole.choices[0].message.content, "streamed and not are the same words"
+    named = client.chat.completions.with_raw_response.create(**options, extra_headers={"x-request-id": "mine.1"})
+    assert named.headers["x-request-id"] == "mine.1", "a client's own request id comes back"
     logs = group.run("nebulactl", "--server", f"http://{address}", "--token", admin_token(dev), "logs", "demo")
     assert "llama" in logs.out.lower(), logs.out + logs.err
 

@@ -39,11 +39,7 @@ pub(crate) enum Watched {
 /// A command that runs a plan, without its output.
 pub(crate) fn command(program: &Path, plan: &Plan, replica: ReplicaId, attempt: u32, cwd: &Path) -> Command {
     let mut command = Command::new(program);
-    for (name, _) in std::env::vars_os() {
-        if name.to_str().is_some_and(|name| OWN_SETTINGS.iter().any(|own| name.starts_with(own))) {
-            command.env_remove(name);
-        }
-    }
+    hide_own_settings(command.as_std_mut());
     command
         .envs(&plan.env)
         .env(REPLICA_MARK, replica.to_string())
@@ -52,6 +48,20 @@ pub(crate) fn command(program: &Path, plan: &Plan, replica: ReplicaId, attempt: 
         .stdin(Stdio::null())
         .process_group(0);
     command
+}
+
+/// Takes the agent's own settings out of what a command inherits.
+pub(super) fn hide_own_settings(command: &mut std::process::Command) {
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(|name| OWN_SETTINGS.iter().any(|own| name.starts_with(own))) {
+            command.env_remove(name);
+        }
+    }
+}
+
+/// Whether a process says that it belongs to a replica.
+pub(super) fn is_marked(pid: u32, replica: ReplicaId) -> bool {
+    procfs::carries(pid, &[(REPLICA_MARK, replica.to_string().as_str())])
 }
 
 /// Starts a plan. Its output goes straight into `output`, so that it does not depend on this agent.
@@ -136,7 +146,9 @@ pub(crate) async fn watch(mut watched: Watched, replica: ReplicaId, log: Arc<Log
     };
     let output = tokio::task::spawn_blocking(move || {
         sweep(replica);
+        // It may have written more than its share since the last look.
+        log.cut();
         log.last_words(LAST_LINES, LAST_BYTES)
     });
-    Ended { code, signal, output: output.await.unwrap_or_default() }
+    Ended { code, signal, output: output.await.unwrap_or_default(), port_taken: false }
 }

@@ -1,6 +1,7 @@
 //! Processes as `/proc` shows them.
 
 use std::fs;
+use std::path::PathBuf;
 
 use crate::replica::spec::ProcessRef;
 
@@ -30,12 +31,28 @@ pub(crate) fn is_alive(process: ProcessRef) -> bool {
 
 /// The processes that carry `NAME=value` pairs in their environment, as far as we may look, without ourselves.
 pub(crate) fn marked(marks: &[(&str, &str)]) -> Vec<u32> {
-    let wanted: Vec<String> = marks.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    numbers().into_iter().filter(|pid| *pid != std::process::id() && carries(*pid, marks)).collect()
+}
+
+/// The numbers of all processes.
+pub(crate) fn numbers() -> Vec<u32> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-    entries
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter(|pid| *pid != std::process::id() && carries(*pid, &wanted))
-        .collect()
+    entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// The process group of a process.
+pub(crate) fn group(pid: u32) -> Option<u32> {
+    stat(pid).map(|stat| stat.group)
+}
+
+/// The inodes of the sockets that a process holds; none when we may not look.
+pub(crate) fn sockets(pid: u32) -> Vec<u64> {
+    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { return Vec::new() };
+    let inode = |path: PathBuf| {
+        let target = fs::read_link(path).ok()?;
+        target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+    };
+    entries.filter_map(|entry| inode(entry.ok()?.path())).collect()
 }
 
 /// The leader of a process group among the processes with these marks.
@@ -43,9 +60,11 @@ pub(crate) fn marked_leader(marks: &[(&str, &str)]) -> Option<ProcessRef> {
     marked(marks).into_iter().find(|pid| stat(*pid).is_some_and(|stat| stat.group == *pid)).and_then(process)
 }
 
-fn carries(pid: u32, wanted: &[String]) -> bool {
+/// Whether a process carries `NAME=value` pairs in its environment, as far as we may look.
+pub(crate) fn carries(pid: u32, marks: &[(&str, &str)]) -> bool {
     let Ok(environment) = fs::read(format!("/proc/{pid}/environ")) else { return false };
-    wanted.iter().all(|mark| environment.split(|byte| *byte == 0).any(|pair| pair == mark.as_bytes()))
+    let mut wanted = marks.iter().map(|(name, value)| format!("{name}={value}"));
+    wanted.all(|mark| environment.split(|byte| *byte == 0).any(|pair| pair == mark.as_bytes()))
 }
 
 fn stat(pid: u32) -> Option<Stat> {

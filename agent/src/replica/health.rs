@@ -3,9 +3,13 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use nebula_core::ids::ReplicaId;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use super::spec::ProcessRef;
+use crate::driver::procfs;
+use crate::driver::sockets::{self, Owner};
 use crate::runtimes::Health;
 
 /// Between two questions, once the first ones were in vain.
@@ -29,8 +33,30 @@ enum Answer {
     Silent,
 }
 
-/// Resolves when the runtime on `port` says that it is ready.
-pub(crate) async fn until_ready(port: u16, health: Health) {
+/// Resolves when the runtime on `port` says that it is ready and is the replica's: what another program answers there
+/// counts for nothing.
+pub(crate) async fn until_ready(port: u16, health: Health, process: ProcessRef, replica: ReplicaId) {
+    let mut told = false;
+    loop {
+        until_answered(port, health).await;
+        let looking = tokio::task::spawn_blocking(move || {
+            (procfs::is_alive(process), sockets::owner(port, process, replica))
+        });
+        match looking.await {
+            Ok((true, Owner::Replica | Owner::Unknown)) => return,
+            Ok((true, Owner::Stranger)) if !told => {
+                told = true;
+                tracing::warn!(replica_id = %replica, port, "another program answers on the replica's port");
+            }
+            // A process that has ended is told of by its watcher; a panic has been logged.
+            Ok(_) | Err(_) => {}
+        }
+        tokio::time::sleep(ASK_EVERY).await;
+    }
+}
+
+/// Resolves when somebody on `port` says that it is ready.
+async fn until_answered(port: u16, health: Health) {
     let (mut wait, mut timeout) = (ASK_FIRST, TIMEOUT_FIRST);
     loop {
         tokio::time::sleep(wait).await;
@@ -98,7 +124,9 @@ mod tests {
 
     async fn is_ready_after(answers: &'static [(&'static str, &'static str)]) {
         let port = serve(answers).await;
-        tokio::time::timeout(Duration::from_secs(5), until_ready(port, HEALTH)).await.expect("gets ready");
+        let own = procfs::process(std::process::id()).expect("this process");
+        let ready = until_ready(port, HEALTH, own, ReplicaId::random());
+        tokio::time::timeout(Duration::from_secs(5), ready).await.expect("gets ready");
     }
 
     #[tokio::test]

@@ -31,6 +31,12 @@ pub(crate) use self::phase::{Failure, FailureReason, Phase};
 pub(crate) use self::view::{Status, View};
 use super::spec::{Access, Ended, ProcessRef, Spec};
 
+/// Between two hard signals at least, however short the grace is.
+const KILL_AGAIN_MIN: Duration = Duration::from_secs(1);
+
+/// How often a replica is given another port when somebody else took its own first.
+const MOVES_MAX: u8 = 3;
+
 /// The times and limits of a replica's life.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Policy {
@@ -108,6 +114,8 @@ pub(crate) struct Machine {
     crashes: Vec<Tick>,
     /// Lines for the journal that go with the next persist.
     journal: Vec<Entry>,
+    /// How often it was given another port since it was last told to start.
+    moves: u8,
     /// The grace of the command that ends it.
     grace: Duration,
     /// Grows with each phase; a timer with another one is stale.
@@ -141,7 +149,7 @@ impl Machine {
 
     fn with(policy: Policy, state: State, spec: Arc<Spec>) -> Self {
         let (crashes, journal) = (Vec::new(), Vec::new());
-        Self { policy, state, spec, crashes, journal, grace: policy.grace, fence: 0, halting: false }
+        Self { policy, state, spec, crashes, journal, moves: 0, grace: policy.grace, fence: 0, halting: false }
     }
 
     /// What is to be made durable.
@@ -315,6 +323,11 @@ impl Machine {
             return Vec::new();
         }
         match &self.state.phase {
+            Phase::Starting { .. }
+                if !self.state.ever_healthy && ended.port_taken && self.moves < MOVES_MAX =>
+            {
+                self.move_port(ended)
+            }
             Phase::Starting { .. } if !self.state.ever_healthy => {
                 let message = with_output(
                     format!("the runtime {} before it was healthy", ended.phrase()),
@@ -386,7 +399,7 @@ impl Machine {
             }
             Phase::Killing { process, .. } => vec![
                 Effect::Signal { process, signal: Signal::Kill },
-                Effect::SetTimer { fence: self.fence, after: self.policy.grace },
+                Effect::SetTimer { fence: self.fence, after: self.policy.grace.max(KILL_AGAIN_MIN) },
             ],
             Phase::New
             | Phase::Preparing
@@ -405,7 +418,11 @@ impl Machine {
             return vec![Effect::Done];
         }
         self.grace = self.policy.grace;
-        let follow = self.pursue();
+        let mut follow = self.pursue();
+        // A command may have granted more time than the agent's own stop has.
+        if matches!(self.state.phase, Phase::Killing { .. }) && follow.is_empty() {
+            follow.push(Effect::SetTimer { fence: self.fence, after: self.grace });
+        }
         self.finish(follow)
     }
 }

@@ -13,7 +13,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::look;
-use super::machine::{Effect, Event, Machine, Policy, Refusal, Status};
+use super::machine::{Effect, Event, Machine, Policy, Refusal, Signal, Status};
 use super::spec::{Access, Spec};
 use super::task::{Ask, OWN_EVENTS, Refused, Snapshot, Task};
 use crate::driver::logs::Logs;
@@ -221,6 +221,7 @@ impl Replicas {
             own: mpsc::channel(OWN_EVENTS),
             timer: None,
             probe: None,
+            watcher: None,
             child: None,
             unknown: false,
         };
@@ -362,6 +363,19 @@ impl Replicas {
         self.0.work_dir_of(replica)
     }
 
+    /// Kills every process of every replica and lets no task begin another. Blocks for some milliseconds.
+    pub(crate) fn kill_now(&self) {
+        self.0.halting.store(true, Ordering::Release);
+        for (replica, handle) in self.0.handles() {
+            handle.task.abort();
+            let seen = handle.seen.borrow().clone();
+            if let Some(process) = seen.and_then(|snapshot| snapshot.view.process) {
+                process::signal(process, Signal::Kill);
+            }
+            process::sweep(replica);
+        }
+    }
+
     /// Ends all tasks: their processes too, or with `leave` without them. Bounded by the grace.
     pub(crate) async fn halt(&self, leave: bool) {
         self.0.halting.store(true, Ordering::Release);
@@ -377,7 +391,12 @@ impl Replicas {
         };
         let limit = self.0.policy.grace + HALT_EXTRA;
         if tokio::time::timeout(limit, until_closed).await.is_err() {
-            tracing::warn!("some replicas did not end in time");
+            tracing::warn!(leave_runtimes = leave, "some replicas did not end in time");
+            if !leave {
+                let replicas = self.clone();
+                // A panic in there has been logged.
+                let _ = tokio::task::spawn_blocking(move || replicas.kill_now()).await;
+            }
         }
         for (_, handle) in handles {
             handle.task.abort();

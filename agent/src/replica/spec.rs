@@ -70,6 +70,8 @@ pub(crate) struct Ended {
     pub(crate) signal: Option<i32>,
     /// The last lines that it wrote.
     pub(crate) output: String,
+    /// By then somebody else listened on its port.
+    pub(crate) port_taken: bool,
 }
 
 impl Ended {

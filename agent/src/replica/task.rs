@@ -14,10 +14,11 @@ use tokio::time::Sleep;
 
 use super::machine::{Effect, Entry, Event, Machine, Phase, Refusal, Signal};
 use super::manager::Inner;
-use super::spec::{ProcessRef, Spec};
+use super::spec::{Ended, ProcessRef, Spec};
 use super::{health, look};
 use crate::driver::logs::Logs;
 use crate::driver::process::{self, Watched};
+use crate::driver::sockets;
 use crate::proxy::table::Route;
 use crate::runtimes;
 use crate::store::{self, StoreError};
@@ -75,6 +76,7 @@ pub(super) struct Task {
     pub(super) own: (mpsc::Sender<Event>, mpsc::Receiver<Event>),
     pub(super) timer: Option<(u64, Pin<Box<Sleep>>)>,
     pub(super) probe: Option<AbortHandle>,
+    pub(super) watcher: Option<AbortHandle>,
     /// A child between its making and its watch.
     pub(super) child: Option<Child>,
     /// The store knows nothing of it.
@@ -286,6 +288,10 @@ impl Task {
     /// Reads the state again after a write of which nobody knows whether it happened. None: there is nothing.
     async fn reload(&mut self) -> Option<Vec<Effect>> {
         self.abort_probe();
+        // Whatever is found then gets a watcher of its own.
+        if let Some(watcher) = self.watcher.take() {
+            watcher.abort();
+        }
         self.timer = None;
         let replica = self.machine.state().replica;
         let mut wait = RELOAD_FIRST;
@@ -386,18 +392,23 @@ impl Task {
         let ours = self.child.take().filter(|child| child.id() == Some(process.pid));
         let watched = ours.map_or(Watched::Adopted(process), Watched::Child);
         let (replica, log) = (self.machine.state().replica, self.logs.of(attempt));
-        self.tell(async move {
+        let port = self.machine.state().port;
+        self.watcher = Some(self.tell(async move {
             let ended = process::watch(watched, replica, log).await;
-            Event::Exited { attempt, ended }
-        });
+            let looking = tokio::task::spawn_blocking(move || sockets::is_taken(port, process, replica));
+            let port_taken = looking.await.unwrap_or(false);
+            Event::Exited { attempt, ended: Ended { port_taken, ..ended } }
+        }));
     }
 
     fn probe(&mut self, attempt: u32) {
         self.abort_probe();
         let health = runtimes::health(self.machine.spec().runtime);
-        let port = self.machine.state().port;
+        let state = self.machine.state();
+        let (replica, port) = (state.replica, state.port);
+        let Some(process) = state.phase.process() else { return };
         self.probe = Some(self.tell(async move {
-            health::until_ready(port, health).await;
+            health::until_ready(port, health, process, replica).await;
             Event::Healthy { attempt }
         }));
     }

@@ -27,8 +27,13 @@ impl Keys {
     ///
     /// # Errors
     /// When the key was used with another body, or a request with it is under way.
-    pub(super) fn begin(&mut self, key: &str, body: &[u8; 32]) -> Result<Option<DeploymentId>, Error> {
-        match self.used.get(key) {
+    pub(super) fn begin(
+        &mut self,
+        key: &str,
+        body: &[u8; 32],
+        now: WallTime,
+    ) -> Result<Option<DeploymentId>, Error> {
+        match self.used.get(key).filter(|used| !used.is_over(now)) {
             Some(used) if used.body == *body => Ok(Some(used.deployment)),
             Some(_) => Err(Error::new(
                 ErrorClass::Unprocessable,
@@ -69,7 +74,21 @@ impl Keys {
         gone
     }
 
+    /// What was made is gone: its keys may be used again. Says which.
+    pub(super) fn forget(&mut self, deployment: DeploymentId) -> Vec<String> {
+        let of_it = self.used.values().filter(|used| used.deployment == deployment);
+        let gone: Vec<UsedKey> = of_it.cloned().collect();
+        for used in &gone {
+            self.used.remove(&used.key);
+            self.by_age.remove(&(used.at, used.key.clone()));
+        }
+        gone.into_iter().map(|used| used.key).collect()
+    }
+
     fn remember(&mut self, used: UsedKey) {
+        if let Some(old) = self.used.get(&used.key) {
+            self.by_age.remove(&(old.at, old.key.clone()));
+        }
         self.by_age.insert((used.at, used.key.clone()));
         self.used.insert(used.key.clone(), used);
     }
@@ -92,19 +111,25 @@ mod tests {
     #[test]
     fn a_key_makes_one_deployment() {
         let mut keys = Keys::load(Vec::new());
-        assert_eq!(keys.begin("a", &[1; 32]), Ok(None));
-        assert_eq!(keys.begin("a", &[1; 32]).expect_err("under way").class, ErrorClass::Conflict);
+        assert_eq!(keys.begin("a", &[1; 32], WallTime(1)), Ok(None));
+        assert_eq!(
+            keys.begin("a", &[1; 32], WallTime(1)).expect_err("under way").class,
+            ErrorClass::Conflict
+        );
         keys.finish(Some(used("a", 1)));
-        assert_eq!(keys.begin("a", &[1; 32]), Ok(Some(DeploymentId::from_bytes([9; 16]))));
-        assert_eq!(keys.begin("a", &[2; 32]).expect_err("another body").class, ErrorClass::Unprocessable);
+        assert_eq!(keys.begin("a", &[1; 32], WallTime(1)), Ok(Some(DeploymentId::from_bytes([9; 16]))));
+        assert_eq!(
+            keys.begin("a", &[2; 32], WallTime(1)).expect_err("another body").class,
+            ErrorClass::Unprocessable
+        );
     }
 
     #[test]
     fn a_key_whose_request_failed_is_free_again() {
         let mut keys = Keys::load(Vec::new());
-        assert_eq!(keys.begin("a", &[1; 32]), Ok(None));
+        assert_eq!(keys.begin("a", &[1; 32], WallTime(1)), Ok(None));
         keys.abandon(Some("a"));
-        assert_eq!(keys.begin("a", &[2; 32]), Ok(None));
+        assert_eq!(keys.begin("a", &[2; 32], WallTime(1)), Ok(None));
     }
 
     #[test]
@@ -112,7 +137,7 @@ mod tests {
         let day = u64::try_from(KEPT_FOR.as_millis()).expect("fits");
         let mut keys = Keys::load(vec![used("old", 0), used("new", 2)]);
         assert_eq!(keys.outdated(WallTime(day + 1)), ["old"]);
-        assert_eq!(keys.begin("old", &[7; 32]), Ok(None));
+        assert_eq!(keys.begin("old", &[7; 32], WallTime(day + 1)), Ok(None));
         let mut keys = Keys::load((0..KEYS_MAX as u64).map(|n| used(&format!("k{n}"), n)).collect());
         assert_eq!(keys.outdated(WallTime(1)), ["k0"]);
     }

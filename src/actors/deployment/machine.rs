@@ -162,7 +162,11 @@ impl Machine {
         let mut effects = Vec::new();
         let mut reply = None;
         match event {
-            Event::Started => effects.extend(self.nodes_in_use().into_iter().map(Effect::Watch)),
+            Event::Started => {
+                effects.extend(self.nodes_in_use().into_iter().map(Effect::Watch));
+                // A rotated token may not have reached the agents before the last incarnation fell.
+                effects.extend(self.tell_access());
+            }
             Event::Intent(to, intent, now) => reply = Some((to, self.intend(intent, now, &mut effects))),
             Event::Placed(replica, generation, placement) => {
                 self.placed(replica, generation, placement, &mut effects);
@@ -218,11 +222,9 @@ impl Machine {
         let dep = &mut self.dep;
         match intent {
             Intent::Start if dep.desired == Desired::Running => {
-                // Starting what runs changes nothing; starting what has failed tries again.
-                if dep.replicas.iter().all(|replica| replica.phase != Phase::Failed) {
-                    return Ok(());
-                }
-                dep.generation = dep.generation.next();
+                // What runs goes on; what has failed makes room for a new replica.
+                let failed = dep.replicas.iter_mut().filter(|replica| replica.phase == Phase::Failed);
+                failed.for_each(|replica| replica.leaving = true);
             }
             Intent::Start | Intent::Restart => {
                 dep.desired = Desired::Running;
@@ -239,16 +241,25 @@ impl Machine {
             }
             Intent::Rotate(token) => {
                 dep.token = token;
-                let access = Action::Access { token: Some(token), public: dep.spec.public };
-                effects.extend(dep.replicas.iter().filter_map(|replica| {
-                    let place = replica.placement.as_ref()?;
-                    Some(Effect::Send(place.node_id.clone(), replica.id, replica.generation, access.clone()))
-                }));
+                dep.updated_at = now;
+                effects.extend(self.tell_access());
+                return Ok(());
             }
             Intent::Delete => dep.desired = Desired::Deleted,
         }
         dep.updated_at = now;
         Ok(())
+    }
+
+    /// Tells every agent that runs a replica which credentials are valid.
+    fn tell_access(&self) -> Vec<Effect> {
+        let access = Action::Access { token: Some(self.dep.token), public: self.dep.spec.public };
+        let told = self.dep.replicas.iter().filter(|replica| !replica.leaving && replica.generation.0 > 0);
+        told.filter_map(|replica| {
+            let place = replica.placement.as_ref()?;
+            Some(Effect::Send(place.node_id.clone(), replica.id, replica.generation, access.clone()))
+        })
+        .collect()
     }
 
     fn placed(
@@ -291,7 +302,8 @@ impl Machine {
             place.proxy = facts.proxy.clone();
             place.node_name.clone_from(&facts.node_name);
             if facts.availability == Availability::Offline {
-                if matches!(replica.phase, Phase::Preparing | Phase::Starting | Phase::Running) {
+                let said_more = matches!(replica.phase, Phase::Failed | Phase::Stopped);
+                if self.dep.desired == Desired::Running && !replica.leaving && !said_more {
                     replica.phase = Phase::Unreachable;
                     replica.message = format!("node {} is offline", facts.node_name);
                 }
@@ -310,14 +322,11 @@ impl Machine {
 
     fn node_gone(&mut self, node: &NodeId, effects: &mut Vec<Effect>) {
         self.nodes.remove(node);
-        for replica in &mut self.dep.replicas {
-            if replica.placement.as_ref().is_some_and(|place| place.node_id == *node) {
-                replica.placement = None;
-                replica.phase = Phase::Pending;
-                replica.message = "its node was removed".to_owned();
-                effects.push(Effect::Release(replica.id));
-            }
-        }
+        let there =
+            |replica: &Replica| replica.placement.as_ref().is_some_and(|place| place.node_id == *node);
+        effects.extend(self.dep.replicas.iter().filter(|r| there(r)).map(|r| Effect::Release(r.id)));
+        // New replicas with new ids take their places: if the node comes back, what it still runs is a stranger.
+        self.dep.replicas.retain(|replica| !there(replica));
         effects.push(Effect::Unwatch(node.clone()));
     }
 

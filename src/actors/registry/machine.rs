@@ -190,6 +190,11 @@ impl Machine {
         self.nodes.values().map(Entry::update)
     }
 
+    /// How all nodes stand.
+    pub fn availabilities(&self) -> impl Iterator<Item = Availability> + '_ {
+        self.nodes.values().map(|entry| entry.availability)
+    }
+
     /// One node as it stands.
     #[must_use]
     pub fn node(&self, id: &NodeId) -> Option<NodeUpdate> {

@@ -18,8 +18,8 @@ use super::{Limits, Surface};
 
 /// Largest error body that is looked at, in bytes.
 const ERROR_BODY_MAX: usize = 64 * 1024;
-/// How long an upstream may pause within an error body.
-const ERROR_BODY_IDLE: Duration = Duration::from_secs(10);
+/// How long an upstream may take for an error body.
+const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest piece of an upstream's own text in an error of ours, in characters.
 const TEXT_MAX: usize = 500;
 
@@ -54,12 +54,14 @@ pub(crate) async fn answer(
     Ok(relayed(upstream, answering))
 }
 
-/// What the client hears when the node's proxy could not reach the replica.
+/// What the client hears when the node's proxy answered instead of the replica.
 fn proxy_error(status: StatusCode, route: &Route) -> OpenAiError {
     match status {
-        StatusCode::BAD_GATEWAY => OpenAiError::Upstream,
+        StatusCode::UNAUTHORIZED | StatusCode::NOT_FOUND | StatusCode::SERVICE_UNAVAILABLE => {
+            OpenAiError::NotReady(route.name.clone())
+        }
         StatusCode::GATEWAY_TIMEOUT => OpenAiError::UpstreamTimeout,
-        _ => OpenAiError::NotReady(route.name.clone()),
+        _ => OpenAiError::Upstream,
     }
 }
 
@@ -125,7 +127,9 @@ async fn error_answer(upstream: Upstream) -> HttpResponse {
     let status = upstream.status;
     let mut response = builder(status, &upstream.headers);
     let encoded = upstream.headers.contains_key(CONTENT_ENCODING);
-    let body = upstream.collect(ERROR_BODY_MAX, ERROR_BODY_IDLE).await.unwrap_or_default();
+    let body = upstream.collect(ERROR_BODY_MAX, ERROR_BODY_TIMEOUT);
+    let body = tokio::time::timeout(ERROR_BODY_TIMEOUT, body).await.ok().and_then(Result::ok);
+    let body = body.unwrap_or_default();
     let parsed = serde_json::from_slice::<serde_json::Value>(&body).ok();
     if !encoded && parsed.as_ref().is_some_and(|value| value.get("error").is_some_and(|e| e.is_object())) {
         return response.body(body);

@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
-use actix_web::http::header::{AUTHORIZATION, HeaderMap};
+use actix_web::http::header::{AUTHORIZATION, HeaderMap, HeaderName};
 use nebula_core::token::{TokenHash, bearer};
 
 use crate::domain::route::{Access, Route, RouteTable};
 use crate::http::error::OpenAiError;
+
+/// Where clients of `/messages` put the credential; it counts when there is no `authorization`.
+const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 /// Who calls.
 #[derive(Debug, PartialEq, Eq)]
@@ -22,10 +25,12 @@ pub(crate) enum Caller {
 impl Caller {
     /// Finds out who calls. The work is the same whatever model is asked for, known or not.
     pub(crate) fn of(headers: &HeaderMap, admin: &TokenHash, table: &RouteTable) -> Self {
-        let Some(header) = headers.get(AUTHORIZATION) else { return Self::Nobody(OpenAiError::NoCredential) };
-        let Some(token) = header.to_str().ok().and_then(bearer) else {
-            return Self::Nobody(OpenAiError::BadCredential);
+        let token = match (headers.get(AUTHORIZATION), headers.get(API_KEY)) {
+            (Some(header), _) => header.to_str().ok().and_then(bearer),
+            (None, Some(key)) => key.to_str().ok(),
+            (None, None) => return Self::Nobody(OpenAiError::NoCredential),
         };
+        let Some(token) = token else { return Self::Nobody(OpenAiError::BadCredential) };
         let hash = TokenHash::of(token);
         let holds = table.holder(&hash).is_some();
         if admin.same(&hash) {

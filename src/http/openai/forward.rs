@@ -2,11 +2,11 @@
 
 use actix_web::HttpRequest;
 use actix_web::HttpResponse;
-use actix_web::http::Method;
 use actix_web::http::header::{ACCEPT_ENCODING, AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
+use actix_web::http::{Method, StatusCode};
 use bytes::Bytes;
 use nebula_core::ids::ReplicaId;
-use nebula_relay::{Call, CallBody, UpstreamError, forward_request_headers};
+use nebula_relay::{Call, CallBody, PROXY_ERROR, Upstream, UpstreamError, forward_request_headers};
 
 use crate::domain::route::{Endpoint, InflightGuard, Route};
 use crate::http::error::OpenAiError;
@@ -24,6 +24,7 @@ const REPLICA: HeaderName = HeaderName::from_static("x-nebula-replica");
 /// A request that has been let in.
 pub(crate) struct Admitted<'a> {
     pub(crate) request: &'a HttpRequest,
+    /// What the upstream gets as the request's id.
     pub(crate) request_id: &'a HeaderValue,
     pub(crate) surface: &'static Surface,
     pub(crate) route: &'a Route,
@@ -44,10 +45,12 @@ pub(crate) async fn forward(worker: &Worker, admitted: Admitted<'_>) -> Result<H
         let others = tried.len() < replicas;
         let result = worker.client.send(call(worker, &admitted, &headers, place.endpoint())).await;
         let verdict = match &result {
-            Ok(upstream) => Verdict::of_answer(upstream),
-            Err(error) => Verdict::of_error(error),
+            Ok(upstream) => Verdict::of_answer(upstream, admitted.surface),
+            Err(error) => Verdict::of_error(error, admitted.surface),
         };
-        report(worker, route, &place, verdict, result.as_ref().err());
+        log(route, &place, &result);
+        let (id, replica) = (route.deployment_id, place.endpoint().replica_id);
+        worker.gateway.outcomes.report(Outcome { route: id, replica, kind: verdict.kind });
         match result {
             Ok(upstream) => {
                 if !(others && worker.budget.allows(verdict.retry)) {
@@ -79,25 +82,25 @@ fn told(error: &UpstreamError) -> OpenAiError {
     }
 }
 
-fn report(
-    worker: &Worker,
-    route: &Route,
-    place: &InflightGuard,
-    verdict: Verdict,
-    error: Option<&UpstreamError>,
-) {
-    let endpoint = place.endpoint();
-    if let Some(error) = error {
-        tracing::warn!(
-            deployment_id = %route.deployment_id,
-            replica_id = %endpoint.replica_id,
-            node_id = %endpoint.node_id,
-            %error,
-            "upstream call failed"
-        );
+/// Tells operators of what is neither the client's fault nor the runtime's own answer.
+fn log(route: &Route, place: &InflightGuard, result: &Result<Upstream, UpstreamError>) {
+    let (deployment_id, endpoint) = (&route.deployment_id, place.endpoint());
+    let (replica_id, node_id) = (&endpoint.replica_id, &endpoint.node_id);
+    match result {
+        Err(error) => {
+            tracing::warn!(%deployment_id, %replica_id, %node_id, %error, "upstream call failed");
+        }
+        Ok(upstream) => {
+            let Some(code) = upstream.headers.get(PROXY_ERROR) else { return };
+            let (status, code) = (upstream.status.as_u16(), code.to_str().unwrap_or("unreadable"));
+            // The proxy does not know what we know to be there, or does not trust us: waiting cures neither.
+            if [StatusCode::UNAUTHORIZED, StatusCode::NOT_FOUND].contains(&upstream.status) {
+                tracing::warn!(%deployment_id, %replica_id, %node_id, status, code, "node's proxy refused a request");
+            } else {
+                tracing::debug!(%deployment_id, %replica_id, %node_id, status, code, "node's proxy answered itself");
+            }
+        }
     }
-    let (route, replica) = (route.deployment_id, endpoint.replica_id);
-    worker.gateway.outcomes.report(Outcome { route, replica, kind: verdict.kind });
 }
 
 /// The headers that every replica gets: the client's, without its credential, and ours.

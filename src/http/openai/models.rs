@@ -17,10 +17,14 @@ pub(crate) fn list(table: &RouteTable, caller: &Caller) -> HttpResponse {
     HttpResponse::Ok().json(json!({"object": "list", "data": data}))
 }
 
-/// One model, by the rest of the path after `/models/`, in which slashes may stand as they are or escaped.
+/// One model, by the rest of the path after `/models/`, in which slashes may stand as they are or escaped. One that
+/// the caller may use and that nothing serves is not ready rather than unknown.
 pub(crate) fn one(table: &RouteTable, caller: Caller, path: &str) -> Result<HttpResponse, OpenAiError> {
     let model = unescape(path);
     let route = caller.route(table, &model)?;
+    if route.endpoints.is_empty() {
+        return Err(OpenAiError::NotReady(model));
+    }
     Ok(HttpResponse::Ok().json(describe(&route)))
 }
 

@@ -9,6 +9,8 @@ use actix_web::http::header::RETRY_AFTER;
 use nebula_core::ids::{DeploymentId, ReplicaId};
 use nebula_relay::{PROXY_ERROR, Upstream, UpstreamError};
 
+use super::Surface;
+
 /// How one request to one replica went. A request counts once for each replica it was sent to; a stream that began
 /// well counts again if it breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,13 +26,13 @@ pub struct Outcome {
 /// What happened to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OutcomeKind {
-    /// The replica answered, be it with a client's error.
+    /// The replica answered, be it with a client's error or a 500, which is a bad prompt's as often as not.
     Ok,
     /// No connection to the node's proxy, or the proxy has none to the replica.
     ConnectFailed,
     /// Nothing came in time.
     Timeout,
-    /// It answered 5xx or broke the connection.
+    /// It answered 502, 503 or 504, or broke the connection.
     ServerError,
     /// It has too much to do: 429, or 503 with `retry-after`.
     Saturated,
@@ -78,16 +80,11 @@ pub(crate) enum Retry {
 
 impl Verdict {
     /// Of an answer's head. A 500 stands: engines answer so to bad prompts, and a generation costs a GPU.
-    pub(crate) fn of_answer(upstream: &Upstream) -> Self {
-        let status = upstream.status;
-        if upstream.headers.contains_key(PROXY_ERROR) {
-            return match status {
-                StatusCode::GATEWAY_TIMEOUT => Self { kind: OutcomeKind::Timeout, retry: Retry::No },
-                _ => Self { kind: OutcomeKind::ConnectFailed, retry: Retry::Free },
-            };
+    pub(crate) fn of_answer(upstream: &Upstream, surface: &Surface) -> Self {
+        if let Some(code) = upstream.headers.get(PROXY_ERROR) {
+            return Self::of_proxy(code.as_bytes(), surface);
         }
-        let saturated = status == StatusCode::TOO_MANY_REQUESTS
-            || status == StatusCode::SERVICE_UNAVAILABLE && upstream.headers.contains_key(RETRY_AFTER);
+        let status = upstream.status;
         let retry = match status {
             StatusCode::TOO_MANY_REQUESTS
             | StatusCode::BAD_GATEWAY
@@ -96,21 +93,46 @@ impl Verdict {
             _ => Retry::No,
         };
         let kind = match status {
-            _ if saturated => OutcomeKind::Saturated,
-            status if status.is_server_error() => OutcomeKind::ServerError,
+            StatusCode::TOO_MANY_REQUESTS => OutcomeKind::Saturated,
+            StatusCode::SERVICE_UNAVAILABLE if upstream.headers.contains_key(RETRY_AFTER) => {
+                OutcomeKind::Saturated
+            }
+            StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
+                OutcomeKind::ServerError
+            }
             _ => OutcomeKind::Ok,
         };
         Self { kind, retry }
     }
 
+    /// Of an answer of the node's proxy itself, by its code.
+    fn of_proxy(code: &[u8], surface: &Surface) -> Self {
+        match code {
+            b"upstream_connect" | b"model_not_ready" | b"model_not_found" => {
+                Self { kind: OutcomeKind::ConnectFailed, retry: Retry::Free }
+            }
+            // Our credential is wrong at this node only.
+            b"invalid_api_key" => Self { kind: OutcomeKind::ConnectFailed, retry: Retry::Budgeted },
+            b"upstream_timeout" => Self { kind: OutcomeKind::Timeout, retry: Retry::No },
+            // Of a code that we do not know, the worst is assumed.
+            _ => Self::broken(surface),
+        }
+    }
+
     /// Of a call without an answer.
-    pub(crate) fn of_error(error: &UpstreamError) -> Self {
+    pub(crate) fn of_error(error: &UpstreamError, surface: &Surface) -> Self {
         match error {
             UpstreamError::Connect(_) => Self { kind: OutcomeKind::ConnectFailed, retry: Retry::Free },
             UpstreamError::Timeout => Self { kind: OutcomeKind::Timeout, retry: Retry::No },
-            UpstreamError::Broken(_) => Self { kind: OutcomeKind::ServerError, retry: Retry::Budgeted },
+            UpstreamError::Broken(_) => Self::broken(surface),
             UpstreamError::Request(_) => Self { kind: OutcomeKind::Ok, retry: Retry::No },
         }
+    }
+
+    /// The request may have reached the runtime, and be what broke it: a generation is not passed around.
+    fn broken(surface: &Surface) -> Self {
+        let retry = if surface.generates { Retry::No } else { Retry::Budgeted };
+        Self { kind: OutcomeKind::ServerError, retry }
     }
 }
 

@@ -42,6 +42,7 @@ impl Machine {
         self.state.recent_crashes = 0;
         self.state.last_end.clear();
         self.crashes.clear();
+        self.moves = 0;
     }
 
     /// What follows from what is wanted, after that has changed.
@@ -81,6 +82,20 @@ impl Machine {
     /// It failed for good.
     pub(super) fn fail(&mut self, failure: Failure) -> Vec<Effect> {
         let follow = self.enter(Phase::Failed(failure));
+        self.finish(follow)
+    }
+
+    /// It ended because somebody else took its port first: another one is looked for.
+    pub(super) fn move_port(&mut self, ended: &Ended) -> Vec<Effect> {
+        self.moves += 1;
+        let message = format!(
+            "another program took port {} and the runtime {}; it starts again on another port",
+            self.state.port,
+            ended.phrase()
+        );
+        self.note("exited", message.clone());
+        self.state.last_end = message;
+        let follow = self.settle();
         self.finish(follow)
     }
 

@@ -35,7 +35,7 @@ fn stop(generation: u64) -> Event {
 }
 
 fn exited(attempt: u32, code: i32) -> Event {
-    let ended = Ended { code: Some(code), signal: None, output: "last words".to_owned() };
+    let ended = Ended { code: Some(code), output: "last words".to_owned(), ..Ended::default() };
     Event::Exited { attempt, ended }
 }
 

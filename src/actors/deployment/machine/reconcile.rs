@@ -189,7 +189,10 @@ impl Machine {
         if facts.availability == Availability::Offline {
             return Observed::Silent;
         }
-        if facts.replicas.iter().any(|report| report.replica_id == replica.id) {
+        // A report of an older generation says that the start of the newer one never came.
+        let report = facts.replicas.iter().find(|report| report.replica_id == replica.id);
+        let going = replica.leaving || self.dep.desired != Desired::Running;
+        if report.is_some_and(|report| report.generation >= replica.generation || going) {
             return Observed::Present;
         }
         let told_at = self.told.get(&replica.id).map_or(0, |(_, report_seq)| *report_seq);
@@ -199,7 +202,8 @@ impl Machine {
     /// Whether a replica's node must be told to stop or delete it: it was not told by this incarnation, or a
     /// newer report than the one it was told after says that it runs still.
     fn must_tell(&mut self, id: ReplicaId, what: Told) -> bool {
-        let facts = self.nodes.values().find(|facts| facts.replicas.iter().any(|r| r.replica_id == id));
+        let place = self.dep.replicas.iter().find(|r| r.id == id).and_then(|r| r.placement.as_ref());
+        let facts = place.and_then(|place| self.nodes.get(&place.node_id));
         let runs_still = facts
             .and_then(|facts| facts.replicas.iter().find(|r| r.replica_id == id))
             .is_some_and(|report| {

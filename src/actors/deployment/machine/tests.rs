@@ -350,7 +350,62 @@ fn a_failure_is_shown_with_its_reason_and_starting_again_tries_again() {
     intend(&mut world, Intent::Start);
     world.heal();
     assert_eq!(world.machine.deployment().state(), Phase::Running);
-    assert_eq!(world.machine.deployment().generation, Generation(2));
+    assert_eq!(world.running().len(), 1);
+}
+
+#[test]
+fn starting_again_leaves_alone_what_runs() {
+    let mut world = World::new(2);
+    world.heal();
+    let at = world.nodes.iter().position(|node| node.running().count() == 1).expect("a node");
+    let (failed, healthy) = (world.nodes[at].running().next().map(|(id, _)| *id), world.running());
+    world.nodes[at].runs.values_mut().for_each(|(_, status)| *status = ReportedStatus::Failed);
+    world.report(at);
+    intend(&mut world, Intent::Start);
+    world.heal();
+    let kept: Vec<_> = healthy.into_iter().filter(|(id, _)| Some(*id) != failed).collect();
+    assert_eq!(world.running().len(), 2);
+    assert!(
+        kept.iter().all(|replica| world.running().contains(replica)),
+        "the healthy one was never touched"
+    );
+}
+
+#[test]
+fn a_restart_whose_command_was_lost_in_a_crash_is_told_again() {
+    let mut world = World::new(1);
+    world.heal();
+    intend(&mut world, Intent::Restart);
+    world.nodes.iter_mut().for_each(|node| node.outbox.clear());
+    world.crash();
+    world.heal();
+    assert_eq!(world.running().iter().map(|(_, g)| *g).collect::<Vec<_>>(), [Generation(2)]);
+}
+
+#[test]
+fn a_replica_of_a_forgotten_node_is_replaced_under_a_new_id() {
+    let mut world = World::new(1);
+    world.heal();
+    let (old, at) =
+        (world.running()[0].0, world.nodes.iter().position(|n| n.running().count() == 1).expect("one"));
+    let node = world.nodes[at].id.clone();
+    world.nodes[at].online = false;
+    world.event(Event::NodeGone(node));
+    assert!(world.machine.deployment().replicas.iter().all(|replica| replica.id != old));
+    assert_eq!(world.machine.deployment().state(), Phase::Pending);
+}
+
+#[test]
+fn a_replica_that_its_agent_took_down_is_unreachable_once_the_node_is_offline() {
+    let mut world = World::new(1);
+    world.heal();
+    let at = world.nodes.iter().position(|node| node.running().count() == 1).expect("a node");
+    world.nodes[at].runs.values_mut().for_each(|(_, status)| *status = ReportedStatus::Stopping);
+    world.report(at);
+    assert_eq!(world.machine.deployment().state(), Phase::Stopping);
+    world.nodes[at].online = false;
+    world.report(at);
+    assert_eq!(world.machine.deployment().state(), Phase::Unreachable);
 }
 
 #[test]
