@@ -1,6 +1,8 @@
 //! The gateway between real sockets: its errors, what reaches the runtime byte for byte, streams and hang-ups.
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "that is how a test fails")]
 
+#[path = "gateway/forms.rs"]
+mod forms;
 #[path = "gateway/front.rs"]
 mod front;
 #[path = "../relay/tests/support/net.rs"]

@@ -9,7 +9,9 @@ use nebula_store::Store;
 use tokio::sync::watch;
 
 use crate::host::Host;
-use crate::replica::manager::Replicas;
+use crate::replica::declined::Declined;
+use crate::replica::machine::Status;
+use crate::replica::manager::{REPLICAS_MAX, Replicas};
 use crate::replica::task::Snapshot;
 
 /// Shared by the registrar, the gRPC service and the metrics.
@@ -57,9 +59,19 @@ impl Agent {
         AgentHealthStatus { status: status.to_owned(), issues, uptime_seconds }
     }
 
-    /// What runs here, as nebulad hears it.
+    /// What runs here, as nebulad hears it. A newer start that was declined stands for its replica: that is where
+    /// the newest command led.
     pub(crate) fn deployments(&self) -> Vec<AgentDeploymentStatus> {
-        self.replicas.list().iter().map(report).collect()
+        let declined = self.replicas.declined();
+        let list = self.replicas.list();
+        let is_replaced = |snapshot: &Snapshot| {
+            let name = (snapshot.deployment, snapshot.replica);
+            declined
+                .iter()
+                .any(|one| (one.deployment, one.replica) == name && one.generation > snapshot.view.generation)
+        };
+        let live = list.iter().filter(|snapshot| !is_replaced(snapshot)).map(report);
+        declined.iter().map(failed).chain(live).take(REPLICAS_MAX).collect()
     }
 
     /// Where clients reach this node's deployments from outside; empty when nowhere.
@@ -69,6 +81,20 @@ impl Agent {
             Some("") | None => String::new(),
             Some(name) => format!("https://{name}"),
         }
+    }
+}
+
+/// A start that was declined, as a replica that failed.
+fn failed(declined: &Declined) -> AgentDeploymentStatus {
+    AgentDeploymentStatus {
+        deployment_id: declined.deployment.to_string(),
+        status: Status::Failed.as_str().to_owned(),
+        model: declined.model.clone(),
+        runtime: declined.runtime.clone(),
+        error_message: declined.reason.clone(),
+        generation: declined.generation.0,
+        replica_id: declined.replica.to_string(),
+        ..AgentDeploymentStatus::default()
     }
 }
 

@@ -78,6 +78,9 @@ struct Listeners {
 /// # Errors
 /// When the data directory or a port cannot be used.
 pub async fn start(config: Config) -> Result<Running, Fatal> {
+    for flag in &config.unused {
+        tracing::warn!(flag, "this version does not use the flag yet");
+    }
     let clock = Clock::start();
     let tools = Tools {
         sim_command: config.sim_command.clone(),

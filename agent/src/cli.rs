@@ -4,7 +4,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
+use clap::builder::BoolishValueParser;
+use clap::{ArgAction, Args, Command};
 use nebula_core::duration;
 use nebula_core::telemetry::{LogFormat, LogLevel};
 
@@ -74,13 +75,13 @@ pub struct Cli {
     #[arg(long, env = "NEBULA_AGENT_STOP_GRACE", default_value = "10s", value_parser = duration::parse)]
     pub stop_grace: Duration,
     /// Leave runtimes running when the agent stops; the next agent takes them up
-    #[arg(long, env = "NEBULA_AGENT_LEAVE_RUNTIMES")]
+    #[arg(long, env = "NEBULA_AGENT_LEAVE_RUNTIMES", action = ArgAction::SetTrue, value_parser = BoolishValueParser::new())]
     pub leave_runtimes: bool,
     /// Withdraw the node when the agent stops
-    #[arg(long, env = "NEBULA_AGENT_DEREGISTER_ON_STOP")]
+    #[arg(long, env = "NEBULA_AGENT_DEREGISTER_ON_STOP", action = ArgAction::SetTrue, value_parser = BoolishValueParser::new())]
     pub deregister_on_stop: bool,
     /// Listen on other than loopback addresses without TLS
-    #[arg(long, env = "NEBULA_AGENT_INSECURE")]
+    #[arg(long, env = "NEBULA_AGENT_INSECURE", action = ArgAction::SetTrue, value_parser = BoolishValueParser::new())]
     pub insecure: bool,
     /// The least severe level that is logged: debug, info, warn or error
     #[arg(long, env = "NEBULA_AGENT_LOG_LEVEL", default_value = "info")]
@@ -88,4 +89,13 @@ pub struct Cli {
     /// The form of the log: text or json
     #[arg(long, env = "NEBULA_AGENT_LOG_FORMAT", default_value = "text")]
     pub log_format: LogFormat,
+}
+
+/// The command whose environment variables count as unset when they are empty, as service managers leave them.
+#[must_use]
+pub fn ignore_empty_environment(command: Command) -> Command {
+    command.mut_args(|arg| {
+        let is_empty = arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
+        if is_empty { arg.env(None::<&'static str>) } else { arg }
+    })
 }

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Parser as _;
+use clap::{CommandFactory as _, FromArgMatches as _};
 use nebula_core::address::HostPort;
 use nebula_core::exit::{Exit, Fatal};
 use nebula_core::ids::NodeId;
@@ -14,12 +14,14 @@ use nebula_core::runtime::Driver;
 use nebula_core::telemetry::{LogFormat, LogLevel};
 use nebula_core::token::Secret;
 
-use crate::cli::Cli;
+use crate::cli::{Cli, ignore_empty_environment};
 
-/// How long a name or a label may be.
-const TEXT_MAX: usize = 253;
-/// Labels of one node.
-const LABELS_MAX: usize = 64;
+/// How long a name or a label's key or value may be, in bytes; as much as nebulad takes.
+const TEXT_MAX: usize = 200;
+/// Labels of one node; as many as nebulad takes.
+const LABELS_MAX: usize = 32;
+/// All labels together, in bytes: nebulad takes 5,000 for a whole registration.
+const LABELS_BYTES_MAX: usize = 3_000;
 
 /// Everything the agent needs to know.
 #[derive(Clone, Debug)]
@@ -66,6 +68,8 @@ pub struct Config {
     pub log_level: LogLevel,
     /// The form of the log.
     pub log_format: LogFormat,
+    /// Flags that were given and that this version does not use yet.
+    pub unused: Vec<&'static str>,
 }
 
 /// The command line as a program of its own, for those who build a configuration from words.
@@ -84,7 +88,9 @@ impl Config {
     /// When a flag is wrong or flags contradict each other.
     pub fn from_words(words: &[String], sim_command: Vec<String>) -> Result<Self, Fatal> {
         let words = std::iter::once("nebula-agent").chain(words.iter().map(String::as_str));
-        let parsed = Words::try_parse_from(words)
+        let parsed = ignore_empty_environment(Words::command())
+            .try_get_matches_from(words)
+            .and_then(|matches| Words::from_arg_matches(&matches))
             .map_err(|error| Fatal::new(Exit::Usage, error.to_string().trim().to_owned()))?;
         Self::new(parsed.cli, sim_command)
     }
@@ -106,13 +112,15 @@ impl Config {
                 "TLS is not built yet; bind to a loopback address, or accept plain text with --insecure",
             ));
         }
-        if cli.node_name.as_ref().is_some_and(|name| name.is_empty() || name.len() > TEXT_MAX) {
+        if cli.node_name.as_ref().is_some_and(|name| name.is_empty() || !is_short(name)) {
             wrong.add(
-                Fatal::new(Exit::Config, "the node's name is empty or too long")
-                    .hint(format!("--node-name takes 1 to {TEXT_MAX} characters")),
+                Fatal::new(Exit::Config, "the node's name is empty, too long or has control characters")
+                    .hint(format!("--node-name takes 1 to {TEXT_MAX} bytes")),
             );
         }
         wrong.finish()?;
+        let given = [("--nvml-lib", cli.nvml_lib.is_some()), ("--docker-host", cli.docker_host.is_some())];
+        let unused = given.into_iter().filter(|(_, is_given)| *is_given).map(|(flag, _)| flag).collect();
         let (Some(control_plane), Some(node_id), Some(advertise_address), Some(port_range), Some(labels)) =
             (control_plane, node_id, advertise_address, port_range, labels)
         else {
@@ -140,6 +148,7 @@ impl Config {
             sim_command,
             log_level: cli.log_level,
             log_format: cli.log_format,
+            unused,
         })
     }
 }
@@ -213,19 +222,26 @@ fn port_range(text: &str) -> Result<RangeInclusive<u16>, Fatal> {
     }
 }
 
+fn is_short(text: &str) -> bool {
+    text.len() <= TEXT_MAX && !text.contains(char::is_control)
+}
+
 fn labels(texts: &[String]) -> Result<BTreeMap<String, String>, Fatal> {
-    let hint =
-        format!("--label takes key=value, {TEXT_MAX} characters each at most, {LABELS_MAX} labels in all");
+    let hint = format!(
+        "--label takes key=value, {TEXT_MAX} bytes each at most, {LABELS_MAX} labels and {LABELS_BYTES_MAX} bytes \
+         in all"
+    );
     let mut labels = BTreeMap::new();
     for text in texts {
         match text.split_once('=') {
-            Some((key, value)) if !key.is_empty() && key.len() <= TEXT_MAX && value.len() <= TEXT_MAX => {
+            Some((key, value)) if !key.is_empty() && is_short(key) && is_short(value) => {
                 labels.insert(key.to_owned(), value.to_owned());
             }
             _ => return Err(Fatal::new(Exit::Config, format!("\"{text}\" is no label")).hint(hint)),
         }
     }
-    if labels.len() > LABELS_MAX {
+    let bytes: usize = labels.iter().map(|(key, value)| key.len() + value.len()).sum();
+    if labels.len() > LABELS_MAX || bytes > LABELS_BYTES_MAX {
         return Err(Fatal::new(Exit::Config, "there are too many labels").hint(hint));
     }
     Ok(labels)
@@ -274,6 +290,26 @@ mod tests {
         assert_eq!(config.control_plane.to_string(), "10.0.0.1:9090");
         assert_eq!(config.labels.get("rack").map(String::as_str), Some("b=c"));
         assert_eq!(config.stop_grace, Duration::from_millis(500));
+        assert!(config.unused.is_empty());
+    }
+
+    #[test]
+    fn flags_without_effect_are_noted() {
+        let config = self::config("--nvml-lib /x.so --docker-host unix:///d.sock").expect("valid");
+        assert_eq!(config.unused, ["--nvml-lib", "--docker-host"]);
+    }
+
+    #[test]
+    fn labels_are_no_more_than_nebulad_takes() {
+        let many = |count: usize, size: usize| {
+            let labels = (0..count).map(|number| format!("--label k{number:02}={}", "v".repeat(size)));
+            config(&labels.collect::<Vec<_>>().join(" "))
+        };
+        assert!(many(32, 90).is_ok());
+        assert!(many(1, 200).is_ok());
+        for (count, size) in [(33, 1), (1, 201), (32, 91), (16, 200)] {
+            assert_eq!(many(count, size).expect_err("refused").exit, Exit::Config, "{count} of {size}");
+        }
     }
 
     #[test]

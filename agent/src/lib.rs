@@ -27,5 +27,5 @@ mod store;
 mod text;
 
 pub use app::{Killer, Running, start};
-pub use cli::Cli;
+pub use cli::{Cli, ignore_empty_environment};
 pub use config::Config;

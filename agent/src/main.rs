@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use nebula_agent::{Cli, Config};
 use nebula_core::exit::{Exit, Fatal};
 use nebula_core::telemetry;
@@ -30,7 +30,8 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let program = Program::parse();
+    let matches = nebula_agent::ignore_empty_environment(Program::command()).get_matches();
+    let program = Program::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let ended = match program.command {
         Some(Command::SimRuntime(args)) => actix_rt::System::new().block_on(runtime::run(args)),
         None => Config::new(program.cli, sim_command()).and_then(|config| {

@@ -131,9 +131,8 @@ mod tests {
     #[test]
     fn agents_begin_at_different_ports_and_use_all() {
         let range = range();
-        let begins: std::collections::BTreeSet<u16> = (0..50)
-            .map(|number| Ports::new(range.clone(), Path::new(&format!("/{number}"))).begin)
-            .collect();
+        let begins: std::collections::BTreeSet<u16> =
+            (0..50).map(|number| Ports::new(range.clone(), Path::new(&format!("/{number}"))).begin).collect();
         assert!(begins.len() > 25 && begins.iter().all(|begin| range.contains(begin)), "{begins:?}");
         let ports = ports(range.clone());
         let claimed = ports.claim(ReplicaId::random(), 0).expect("a port");

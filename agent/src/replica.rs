@@ -1,5 +1,6 @@
 //! Replicas: each has a pure machine that decides, and a task that does.
 
+pub(crate) mod declined;
 mod health;
 mod look;
 pub(crate) mod machine;

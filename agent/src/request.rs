@@ -33,13 +33,19 @@ fn invalid(error: impl std::fmt::Display) -> BadRequest {
     BadRequest::Invalid(error.to_string())
 }
 
-/// Reads a request to start a replica. Without a replica id the deployment has one replica here, with its own id.
-pub(crate) fn start(request: StartRuntimeRequest) -> Result<Start, BadRequest> {
+/// Which replica a request is to start. Without a replica id the deployment has one replica here, with its own id.
+pub(crate) fn ids(request: &StartRuntimeRequest) -> Result<(DeploymentId, ReplicaId), BadRequest> {
     let deployment: DeploymentId = request.deployment_id.parse().map_err(invalid)?;
     let replica = match request.replica_id.as_str() {
         "" => ReplicaId::from_bytes(*deployment.as_bytes()),
         text => text.parse().map_err(invalid)?,
     };
+    Ok((deployment, replica))
+}
+
+/// Reads a request to start a replica.
+pub(crate) fn start(request: StartRuntimeRequest) -> Result<Start, BadRequest> {
+    let (deployment, replica) = ids(&request)?;
     check_driver(&request.driver)?;
     let access = access(&request)?;
     let port = u16::try_from(request.port).map_err(|_| invalid("the port is none from 0 to 65535"))?;

@@ -2,6 +2,7 @@
 
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::error::{InternalError, PayloadError};
 use actix_web::http::StatusCode;
 use actix_web::http::header::AUTHORIZATION;
 use actix_web::middleware::{Next, from_fn};
@@ -62,7 +63,7 @@ async fn nothing_here(request: HttpRequest) -> HttpResponse {
 
 fn bad_query(error: actix_web::error::QueryPayloadError, request: &HttpRequest) -> actix_web::Error {
     let error = Error::new(ErrorClass::Invalid, format!("the query: {error}"));
-    actix_web::error::InternalError::from_response("bad query", refuse(request, &error)).into()
+    InternalError::from_response("bad query", refuse(request, &error)).into()
 }
 
 /// What the framework refuses by itself (a method, a body over the limit) is refused in our words.
@@ -70,26 +71,27 @@ async fn in_our_shape(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
-    let head = request.request().clone();
-    let status = match next.call(request).await {
-        Ok(response) if response.status() != StatusCode::METHOD_NOT_ALLOWED => {
-            return Ok(response.map_into_boxed_body());
+    // The request itself must not be held while it is being routed.
+    let request_id = error::request_id(request.headers());
+    let what = format!("{} {}", request.method(), request.path());
+    match next.call(request).await {
+        Ok(response) if response.status() == StatusCode::METHOD_NOT_ALLOWED => {
+            let error = Error::new(ErrorClass::Invalid, format!("{what} takes another method"));
+            let mut refused = error::render(request_id, &error);
+            *refused.status_mut() = response.status();
+            Ok(response.into_response(refused))
         }
-        Ok(response) => response.status(),
-        Err(error) if error.as_error::<actix_web::error::PayloadError>().is_some() => {
-            error.as_response_error().status_code()
+        Ok(response) => Ok(response.map_into_boxed_body()),
+        Err(error) if error.as_error::<PayloadError>().is_some() => {
+            let status = error.as_response_error().status_code();
+            let told =
+                Error::new(ErrorClass::Invalid, format!("{what}: the body cannot be read, or is too large"));
+            let mut refused = error::render(request_id, &told);
+            *refused.status_mut() = status;
+            Err(InternalError::from_response(error, refused).into())
         }
-        Err(error) => return Err(error),
-    };
-    let mut response = match status {
-        StatusCode::METHOD_NOT_ALLOWED => {
-            let what = format!("{} {} takes another method", head.method(), head.path());
-            refuse(&head, &Error::new(ErrorClass::Invalid, what))
-        }
-        _ => refuse(&head, &Error::new(ErrorClass::Invalid, "the body cannot be read, or is too large")),
-    };
-    *response.status_mut() = status;
-    Ok(ServiceResponse::new(head, response))
+        Err(error) => Err(error),
+    }
 }
 
 /// Lets requests pass that carry the admin token.

@@ -16,6 +16,8 @@ const QUOTE_MAX: usize = 128;
 pub enum OpenAiError {
     /// The body is not one JSON object; the text says why.
     InvalidJson(String),
+    /// The body is no form, or one that could be read in two ways; the text says why.
+    InvalidForm(String),
     /// `model` is missing or no string.
     MissingModel,
     /// A credential is needed and there is none.
@@ -77,6 +79,7 @@ impl OpenAiError {
         const SERVER: &str = "server_error";
         let (status, kind, code) = match self {
             Self::InvalidJson(_) => (StatusCode::BAD_REQUEST, INVALID, "invalid_json"),
+            Self::InvalidForm(_) => (StatusCode::BAD_REQUEST, INVALID, "invalid_multipart"),
             Self::MissingModel => (StatusCode::BAD_REQUEST, INVALID, "missing_required_parameter"),
             Self::NoCredential | Self::BadCredential => {
                 (StatusCode::UNAUTHORIZED, INVALID, "invalid_api_key")
@@ -100,6 +103,7 @@ impl OpenAiError {
     fn message(&self) -> String {
         match self {
             Self::InvalidJson(why) => format!("The body must be one JSON object: {why}."),
+            Self::InvalidForm(why) => format!("The body must be a multipart form: {why}."),
             Self::MissingModel => {
                 "The body must name a model: \"model\" is missing or not a string.".to_owned()
             }
@@ -159,6 +163,7 @@ impl OpenAiError {
                 response.insert_header((RETRY_AFTER, NOT_READY_RETRY_SECS));
             }
             Self::InvalidJson(_)
+            | Self::InvalidForm(_)
             | Self::MissingModel
             | Self::NoSuchModel(_)
             | Self::UnknownUrl { .. }
@@ -193,6 +198,7 @@ mod tests {
         let url = || ("GET".to_owned(), "/v1/x".to_owned());
         let rows = [
             (OpenAiError::InvalidJson("x".into()), 400, "invalid_request_error", "invalid_json"),
+            (OpenAiError::InvalidForm("x".into()), 400, "invalid_request_error", "invalid_multipart"),
             (OpenAiError::MissingModel, 400, "invalid_request_error", "missing_required_parameter"),
             (OpenAiError::NoCredential, 401, "invalid_request_error", "invalid_api_key"),
             (OpenAiError::BadCredential, 401, "invalid_request_error", "invalid_api_key"),

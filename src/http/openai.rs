@@ -1,6 +1,6 @@
 //! The gateway: OpenAI's API in front of the deployments' runtimes.
 //!
-//! A request is read, its model is found by a scan of the bytes ([`scan`]), the caller is let in or not
+//! A request is read, its model is found by a scan of the bytes ([`scan`], [`form`]), the caller is let in or not
 //! ([`credential`]), and the bytes go to the agent's proxy of the least busy replica ([`forward`]), whose answer
 //! streams back ([`answer`]). Routes come from the table that the router publishes; no actor is asked.
 
@@ -8,6 +8,7 @@ mod answer;
 mod body;
 mod cors;
 mod credential;
+mod form;
 mod forward;
 mod models;
 mod outcome;
@@ -73,6 +74,8 @@ struct Surface {
     path: &'static str,
     /// At the runtime, whatever our prefix is.
     upstream: &'static str,
+    /// Its bodies are forms rather than JSON.
+    takes_form: bool,
     /// What it does takes long on a GPU and gives something else each time.
     generates: bool,
     /// Its streams end with `[DONE]`, so that one without it is broken.
@@ -81,7 +84,11 @@ struct Surface {
 
 impl Surface {
     const fn new(path: &'static str, upstream: &'static str) -> Self {
-        Self { path, upstream, generates: false, ends_with_done: false }
+        Self { path, upstream, takes_form: false, generates: false, ends_with_done: false }
+    }
+
+    const fn of_forms(self) -> Self {
+        Self { takes_form: true, ..self }
     }
 
     const fn generating(self) -> Self {
@@ -93,7 +100,7 @@ impl Surface {
     }
 }
 
-const SURFACES: [Surface; 9] = [
+const SURFACES: [Surface; 10] = [
     Surface::new("/chat/completions", "/v1/chat/completions").generating().until_done(),
     Surface::new("/completions", "/v1/completions").generating().until_done(),
     Surface::new("/embeddings", "/v1/embeddings"),
@@ -101,6 +108,7 @@ const SURFACES: [Surface; 9] = [
     Surface::new("/messages", "/v1/messages").generating(),
     Surface::new("/rerank", "/v1/rerank"),
     Surface::new("/score", "/v1/score"),
+    Surface::new("/audio/transcriptions", "/v1/audio/transcriptions").of_forms().generating(),
     Surface::new("/images/generations", "/v1/images/generations").generating(),
     // Runtimes have this one outside of /v1.
     Surface::new("/tokenize", "/tokenize"),
@@ -209,7 +217,7 @@ async fn dispatch(
         }
     };
     let body = body::read(request, payload, worker.gateway.limits.max_body_bytes).await?;
-    let scan = scan::scan(&body)?;
+    let scan = if surface.takes_form { form::scan(request.headers(), &body)? } else { scan::scan(&body)? };
     let route = {
         let table = worker.gateway.routes.load();
         caller(worker, request, &table).route(&table, &scan.model)?

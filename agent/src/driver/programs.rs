@@ -1,8 +1,18 @@
 //! Looking for programs on this machine.
 
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal};
+
+use super::process;
+
+/// How long a program may take that is asked what it can do.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The file that `name` would run: the path itself when it has a slash, else the first one on `PATH` (or on `path`
 /// instead, when that is given).
@@ -30,13 +40,30 @@ pub(crate) fn python(chosen: Option<&Path>) -> Option<PathBuf> {
 /// Whether a Python can import a module, found without importing it.
 pub(crate) fn has_module(python: &Path, module: &str) -> bool {
     let look = format!("import importlib.util, sys; sys.exit(importlib.util.find_spec({module:?}) is None)");
-    let run = Command::new(python)
-        .args(["-c", &look])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status();
-    run.is_ok_and(|status| status.success())
+    let mut command = Command::new(python);
+    process::hide_own_settings(&mut command);
+    command.args(["-c", &look]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    succeeds(command, LOOK_TIMEOUT)
+}
+
+/// Whether a command ends well within a time. One that takes longer is killed with its process group.
+fn succeeds(mut command: Command, limit: Duration) -> bool {
+    let Ok(mut child) = command.process_group(0).spawn() else { return false };
+    let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    let (told, ended) = mpsc::channel();
+    // The wait ends with the process, which ends within the limit.
+    std::thread::spawn(move || {
+        // Nobody listens any more when it took too long.
+        let _ = told.send(child.wait().is_ok_and(|status| status.success()));
+    });
+    match ended.recv_timeout(limit) {
+        Ok(well) => well,
+        Err(_) => {
+            // Not collected before the wait above, so the number is still its own.
+            let _ = group.map(|group| rustix::process::kill_process_group(group, Signal::KILL));
+            false
+        }
+    }
 }
 
 #[cfg(test)]
@@ -51,5 +78,25 @@ mod tests {
         assert_eq!(find("no-such-program", None), None);
         assert_eq!(find("/etc/passwd", None), None, "no program");
         assert_eq!(find("/", None), None, "a directory");
+    }
+
+    #[test]
+    fn a_program_that_takes_too_long_is_killed() {
+        let run = |words: &str, limit| {
+            let mut command = Command::new("sh");
+            command.args(["-c", words]);
+            succeeds(command, limit)
+        };
+        assert!(run("exit 0", LOOK_TIMEOUT));
+        assert!(!run("exit 1", LOOK_TIMEOUT));
+        // It writes its number down and lives on.
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("pid");
+        let words = format!("echo $$ > {}; exec sleep 60", file.display());
+        assert!(!run(&words, Duration::from_millis(500)));
+        let pid: u32 = std::fs::read_to_string(file).expect("written").trim().parse().expect("a number");
+        while crate::driver::procfs::process(pid).is_some() {
+            std::thread::yield_now();
+        }
     }
 }

@@ -102,9 +102,12 @@ mod tests {
 
     #[test]
     fn the_most_specific_listener_counts() {
-        let head = "sl local_address rem_address st tx_queue rx_queue tr tm->when retrnsmt uid timeout inode\n";
+        let head =
+            "sl local_address rem_address st tx_queue rx_queue tr tm->when retrnsmt uid timeout inode\n";
         let line = |local: &str, state: &str, inode: u64| {
-            format!(" 0: {local} 00000000:0000 {state} 00000000:00000000 00:00000000 00000000 0 0 {inode} 1 x\n")
+            format!(
+                " 0: {local} 00000000:0000 {state} 00000000:00000000 00:00000000 00000000 0 0 {inode} 1 x\n"
+            )
         };
         let loopback = format!("{:08X}:7530", u32::from_ne_bytes([127, 0, 0, 1]));
         let tcp = [head, &line("00000000:7530", "0A", 2), &line(&loopback, "01", 3)].concat();

@@ -17,6 +17,16 @@ fn error(status: StatusCode, kind: &str, code: &str, message: &str) -> HttpRespo
     HttpResponse::build(status).insert_header((PROXY_ERROR, code)).json(body(kind, code, message))
 }
 
+/// The runtime could not be reached or its answer broke. To clients that is the same; `told`, in the header, says
+/// whether the request may have reached the runtime.
+fn no_answer(told: &'static str) -> HttpResponse {
+    let message = "the runtime could not be reached or its answer broke";
+    let mut answer = error(StatusCode::BAD_GATEWAY, "server_error", "upstream_error", message);
+    let told = actix_web::http::header::HeaderValue::from_static(told);
+    answer.headers_mut().insert(PROXY_ERROR, told);
+    answer
+}
+
 fn body(kind: &str, code: &str, message: &str) -> serde_json::Value {
     json!({ "error": { "message": message, "type": kind, "param": null, "code": code } })
 }
@@ -64,12 +74,8 @@ pub(super) fn upstream(reason: &UpstreamError) -> HttpResponse {
             "invalid_request",
             "the request's body broke off",
         ),
-        UpstreamError::Connect(_) | UpstreamError::Broken(_) => error(
-            StatusCode::BAD_GATEWAY,
-            "server_error",
-            "upstream_error",
-            "the runtime could not be reached or its answer broke",
-        ),
+        UpstreamError::Connect(_) => no_answer("upstream_connect"),
+        UpstreamError::Broken(_) => no_answer("upstream_broken"),
     }
 }
 
@@ -82,4 +88,23 @@ pub(super) fn last_event(broken: Broken) -> Bytes {
         Broken::Unfinished => return Bytes::new(),
     };
     Bytes::from(format!("data: {}\n\n", body("server_error", code, message)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_header_tells_whether_the_request_may_have_reached_the_runtime() {
+        for (reason, told) in [
+            (UpstreamError::Connect("no".to_owned()), "upstream_connect"),
+            (UpstreamError::Broken("no".to_owned()), "upstream_broken"),
+            (UpstreamError::Timeout, "upstream_timeout"),
+        ] {
+            let answer = upstream(&reason);
+            let header = answer.headers().get(PROXY_ERROR).and_then(|value| value.to_str().ok());
+            assert_eq!(header, Some(told), "{reason}");
+            assert_eq!(answer.headers().get_all(PROXY_ERROR).count(), 1);
+        }
+    }
 }

@@ -2,13 +2,19 @@
 
 use std::collections::HashMap;
 
-use nebula_proto::PlatformCommand;
+use nebula_core::ids::Generation;
+use nebula_proto::{PlatformCommand, StartRuntimeRequest};
 
+use crate::replica::declined::Declined;
 use crate::replica::machine::{Event, Refusal};
 use crate::replica::manager::{Replicas, Selector};
 use crate::replica::task::Refused;
 use crate::request::{self, BadRequest};
 use crate::store::commands::Done;
+use crate::text;
+
+/// What is told at most of each text of a start that is declined, in bytes.
+const TOLD_MAX: usize = 1024;
 
 /// What became of a command.
 #[derive(Debug)]
@@ -90,7 +96,7 @@ impl Commands {
                 if start.generation == 0 {
                     start.generation = number;
                 }
-                self.replicas.start(request::start(start).map_err(refused)?).await.map(drop)
+                self.start(start).await
             }
             "stop" => {
                 let grace = params.get("timeout_seconds").and_then(|text| text.parse().ok());
@@ -105,6 +111,24 @@ impl Commands {
             }
             other => Err(Refused::Invalid(format!("unknown command \"{other}\""))),
         }
+    }
+
+    /// What can never be started is told as a replica that failed: nebulad waits for its report.
+    async fn start(&self, start: StartRuntimeRequest) -> Result<(), Refused> {
+        let ids = request::ids(&start);
+        let (generation, model, runtime) =
+            (Generation(start.generation), start.model.clone(), start.runtime.clone());
+        let result = match request::start(start).map_err(refused) {
+            Ok(start) => self.replicas.start(start).await.map(drop),
+            Err(error) => Err(error),
+        };
+        if let (Err(Refused::Invalid(reason)), Ok((deployment, replica))) = (&result, ids) {
+            let text = |text: String| text::clip(text, TOLD_MAX);
+            let (model, runtime, reason) =
+                (text(model), text(runtime), text(format!("cannot_start: {reason}")));
+            self.replicas.decline(Declined { deployment, replica, generation, model, runtime, reason });
+        }
+        result
     }
 
     async fn tell(&self, deployment: &str, replica: &str, event: Event) -> Result<(), Refused> {

@@ -149,7 +149,17 @@ impl Machine {
 
     fn with(policy: Policy, state: State, spec: Arc<Spec>) -> Self {
         let (crashes, journal) = (Vec::new(), Vec::new());
-        Self { policy, state, spec, crashes, journal, moves: 0, grace: policy.grace, fence: 0, halting: false }
+        Self {
+            policy,
+            state,
+            spec,
+            crashes,
+            journal,
+            moves: 0,
+            grace: policy.grace,
+            fence: 0,
+            halting: false,
+        }
     }
 
     /// What is to be made durable.
@@ -192,7 +202,7 @@ impl Machine {
             if let Err(refusal) = self.check(Some(generation)) {
                 return vec![Effect::Reply(Err(refusal))];
             }
-            if generation == self.state.generation {
+            if generation == self.state.generation && !(generation.0 == 0 && self.has_come_to_an_end()) {
                 return vec![Effect::Reply(Ok(()))];
             }
         } else if self.halting {

@@ -12,6 +12,7 @@ use nebula_store::{CommitError, ReadError, Store};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
+use super::declined::{Declined, DeclinedStarts};
 use super::look;
 use super::machine::{Effect, Event, Machine, Policy, Refusal, Signal, Status};
 use super::spec::{Access, Spec};
@@ -30,7 +31,7 @@ const ASKS: usize = 64;
 /// How long a command may wait for its answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Replicas on one node; more are refused.
-const REPLICAS_MAX: usize = 1_000;
+pub(crate) const REPLICAS_MAX: usize = 1_000;
 /// Beyond the grace, for the last writes of tasks that end.
 const HALT_EXTRA: Duration = Duration::from_secs(5);
 
@@ -51,6 +52,7 @@ pub(crate) struct Inner {
     /// Set when the store has failed for good.
     pub(crate) broken: watch::Sender<bool>,
     live: Mutex<BTreeMap<ReplicaId, Handle>>,
+    declined: DeclinedStarts,
     /// Held while a task is looked for and made, so that no replica has two.
     making: Mutex<()>,
     halting: AtomicBool,
@@ -160,6 +162,7 @@ impl Replicas {
             policy,
             broken: watch::Sender::new(false),
             live: Mutex::default(),
+            declined: DeclinedStarts::default(),
             making: Mutex::default(),
             halting: AtomicBool::new(false),
         };
@@ -261,6 +264,8 @@ impl Replicas {
             match self.ask(&handle, Event::Start { generation, spec, access, port }).await {
                 Some(answer) => {
                     answer?;
+                    let meant = Selector { deployment, replica: Some(replica) };
+                    self.0.declined.delete(meant, Some(generation));
                     let known = handle.seen.borrow().as_ref().map(|snapshot| snapshot.view.port);
                     return Ok(known.unwrap_or(port));
                 }
@@ -308,6 +313,13 @@ impl Replicas {
     /// # Errors
     /// When there is none, or one refuses.
     pub(crate) async fn tell(&self, meant: Selector, event: &Event) -> Result<(), Refused> {
+        match event {
+            Event::Delete { generation } => self.0.declined.delete(meant, *generation),
+            Event::Stop { generation, .. } | Event::Restart { generation } => {
+                self.0.declined.replace(meant, generation.or(Some(Generation(0))));
+            }
+            _ => {}
+        }
         let mut answers = Vec::new();
         for handle in self.matching(meant) {
             answers.extend(self.ask(&handle, event.clone()).await);
@@ -331,6 +343,16 @@ impl Replicas {
     pub(crate) fn list(&self) -> Vec<Arc<Snapshot>> {
         let handles = self.0.handles();
         handles.iter().filter_map(|(_, handle)| handle.seen.borrow().clone()).collect()
+    }
+
+    /// Remembers a start that can never be carried out here.
+    pub(crate) fn decline(&self, declined: Declined) {
+        self.0.declined.add(declined);
+    }
+
+    /// The starts that were declined and that nothing has replaced.
+    pub(crate) fn declined(&self) -> Vec<Declined> {
+        self.0.declined.list()
     }
 
     /// The replicas that are meant, with their logs.

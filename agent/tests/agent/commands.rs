@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use nebula_proto::PlatformCommand;
+use nebula_proto::{PlatformCommand, StartRuntimeRequest};
 use tonic::Status;
 
 use crate::nebulad::{NODE_ID, Nebulad};
@@ -67,6 +67,34 @@ async fn commands_are_carried_out_once_however_often_they_come() {
         assert_eq!(second.node_id, NODE_ID, "the assigned id is kept");
         assert_ne!(first.boot_id, second.boot_id);
     });
+}
+
+#[tokio::test]
+async fn a_start_that_can_never_work_is_told_as_failed_until_something_newer_comes() {
+    let (home, nebulad) = (Home::new(), Nebulad::start().await);
+    let mut start = sim("demo");
+    start.driver = "docker".to_owned();
+    let order = command("start", &start);
+    nebulad.book(|book| book.commands.push(order.clone()));
+    let node = Node::start(&home, nebulad.addr, &[]).await;
+    nebulad
+        .hears("the acknowledgement with the reason", |book| {
+            let mut beats = book.heartbeats.iter();
+            let Some(beat) = beats.find(|beat| beat.acked_command_ids.contains(&order.id)) else {
+                return false;
+            };
+            let told = beat.deployments.iter().find(|one| one.replica_id == start.replica_id);
+            told.is_some_and(|one| {
+                (one.status.as_str(), one.generation) == ("failed", 1)
+                    && one.error_message.contains("the docker driver is not built yet")
+            })
+        })
+        .await;
+    let better = StartRuntimeRequest { driver: String::new(), generation: 2, ..start.clone() };
+    node.api.clone().start_runtime(better).await.expect("accepted");
+    nebulad.hears("running", |book| book.status(&start.deployment_id) == Some("running")).await;
+    let beat = nebulad.book(|book| book.heartbeats.last().cloned()).expect("a heartbeat");
+    assert_eq!(beat.deployments.len(), 1, "{:?}", beat.deployments);
 }
 
 #[tokio::test]

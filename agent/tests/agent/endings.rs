@@ -103,3 +103,24 @@ async fn a_program_that_cannot_start_says_why() {
     let (code, _) = ends(&["--no-such-flag"]);
     assert_eq!(code, 2);
 }
+
+#[tokio::test]
+async fn the_environment_is_read_with_forgiveness() {
+    let home = Home::new();
+    let file = home.path().join("file");
+    std::fs::write(&file, "").expect("writes");
+    let data = file.display().to_string();
+    let ends_with = |name: &str, value: &str| {
+        let mut program = program(&["--bind", "0.0.0.0", "--data-dir", &data]);
+        program.env("NEBULA_AGENT_PYTHON", "").env("NEBULA_AGENT_GRPC_PORT", "").env(name, value);
+        program.output().expect("it runs").status.code()
+    };
+    // The data directory is none, which is found out after the settings are accepted.
+    for value in ["1", "true", "yes"] {
+        assert_eq!(ends_with("NEBULA_AGENT_INSECURE", value), Some(73), "{value}");
+    }
+    for value in ["0", "false", ""] {
+        assert_eq!(ends_with("NEBULA_AGENT_INSECURE", value), Some(78), "{value}");
+    }
+    assert_eq!(ends_with("NEBULA_AGENT_INSECURE", "maybe"), Some(2));
+}

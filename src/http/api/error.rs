@@ -2,7 +2,7 @@
 //! `{"error":{"message","code","request_id"}}`.
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
+use actix_web::http::header::{HeaderMap, RETRY_AFTER, WWW_AUTHENTICATE};
 use actix_web::{HttpRequest, HttpResponse};
 use nebula_core::ids::CommandId;
 use serde_json::json;
@@ -31,8 +31,12 @@ fn status(class: ErrorClass) -> (StatusCode, &'static str) {
 
 /// The answer to a request that failed.
 pub(crate) fn refuse(request: &HttpRequest, error: &Error) -> HttpResponse {
+    render(request_id(request.headers()), error)
+}
+
+/// The answer with this request id.
+pub(crate) fn render(request_id: String, error: &Error) -> HttpResponse {
     let (status, code) = status(error.class);
-    let request_id = request_id(request);
     let mut response = HttpResponse::build(status);
     if status == StatusCode::SERVICE_UNAVAILABLE {
         response.insert_header((RETRY_AFTER, RETRY_SECS));
@@ -45,11 +49,11 @@ pub(crate) fn refuse(request: &HttpRequest, error: &Error) -> HttpResponse {
 }
 
 /// The client's own request id if it is well formed, else a new one.
-fn request_id(request: &HttpRequest) -> String {
+pub(crate) fn request_id(headers: &HeaderMap) -> String {
     let legal = |id: &&str| {
         (1..=REQUEST_ID_MAX).contains(&id.len())
             && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b':' | b'-'))
     };
-    let own = request.headers().get("x-request-id").and_then(|value| value.to_str().ok()).filter(legal);
+    let own = headers.get("x-request-id").and_then(|value| value.to_str().ok()).filter(legal);
     own.map_or_else(|| CommandId::random().to_string(), str::to_owned)
 }

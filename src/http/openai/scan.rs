@@ -16,8 +16,9 @@ use crate::http::error::OpenAiError;
 pub(crate) struct Scan {
     /// The model that the client names.
     pub(crate) model: String,
-    /// Where its JSON string stands in the body, quotes included.
+    /// Where it stands in the body: as a JSON string with its quotes, or as it is.
     at: Range<usize>,
+    is_json: bool,
 }
 
 /// Reads a body: one JSON object and nothing after it. Of two `model` keys the last one counts, as engines read it,
@@ -30,10 +31,15 @@ pub(crate) fn scan(body: &[u8]) -> Result<Scan, OpenAiError> {
     let raw = model.ok_or(OpenAiError::MissingModel)?.get();
     let text: Cow<'_, str> = serde_json::from_str::<Text<'_>>(raw).map_err(|_| OpenAiError::MissingModel)?.0;
     let start = raw.as_ptr().addr().saturating_sub(body.as_ptr().addr());
-    Ok(Scan { model: text.into_owned(), at: start..start + raw.len() })
+    Ok(Scan { model: text.into_owned(), at: start..start + raw.len(), is_json: true })
 }
 
 impl Scan {
+    /// Of a body in which the model stands as it is.
+    pub(crate) fn of_text(model: &str, at: Range<usize>) -> Self {
+        Self { model: model.to_owned(), at, is_json: false }
+    }
+
     /// The body with `name` for the model.
     pub(crate) fn with_model(&self, body: &Bytes, name: &str) -> Bytes {
         if self.model == name {
@@ -41,7 +47,7 @@ impl Scan {
         }
         let before = body.get(..self.at.start).unwrap_or_default();
         let after = body.get(self.at.end..).unwrap_or_default();
-        let name = serde_json::Value::from(name).to_string();
+        let name = if self.is_json { serde_json::Value::from(name).to_string() } else { name.to_owned() };
         let mut spliced = BytesMut::with_capacity(before.len() + name.len() + after.len());
         for part in [before, name.as_bytes(), after] {
             spliced.extend_from_slice(part);

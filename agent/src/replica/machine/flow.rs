@@ -35,6 +35,13 @@ impl Machine {
         }
     }
 
+    /// Whether it is stopped or has failed, or will be when its process has ended. A start without a generation
+    /// begins anew then: no number tells it from the start before.
+    pub(super) fn has_come_to_an_end(&self) -> bool {
+        let failed = matches!(self.state.phase, Phase::Failed(_) | Phase::Killing { failure: Some(_), .. });
+        failed || self.state.desired == Desired::Stopped
+    }
+
     /// Forgets how it went so far and wants it to run.
     pub(super) fn begin_anew(&mut self) {
         self.state.desired = Desired::Running;

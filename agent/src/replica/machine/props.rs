@@ -35,7 +35,7 @@ enum Act {
 fn act() -> impl Strategy<Value = Act> {
     let generation = || prop_oneof![Just(None), (0u64..6).prop_map(Some)];
     prop_oneof![
-        3 => (1u64..6).prop_map(Act::Start),
+        3 => (0u64..6).prop_map(Act::Start),
         1 => generation().prop_map(Act::Stop),
         1 => generation().prop_map(Act::Restart),
         1 => generation().prop_map(Act::Delete),

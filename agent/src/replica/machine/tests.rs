@@ -336,6 +336,70 @@ fn the_agents_own_stop_ends_processes_without_blaming_them() {
 }
 
 #[test]
+fn the_agents_own_stop_grants_no_more_than_its_own_grace() {
+    let mut machine = after(running());
+    let grace = Some(Duration::from_secs(600));
+    machine.step(Event::Stop { generation: None, grace }, NOW);
+    let effects = machine.step(Event::Halt { leave: false }, NOW);
+    assert_eq!(names(&effects).join(", "), "persist(), timer(10s)");
+    assert_eq!(step(&mut machine, fence_of(&effects)), "signal(7 Kill), timer(10s)");
+}
+
+#[test]
+fn a_grace_of_nothing_does_not_spin() {
+    let policy = Policy { grace: Duration::ZERO, ..Policy::default() };
+    let mut machine = Machine { policy, ..after(running()) };
+    let effects = machine.step(stop(5), NOW);
+    assert!(names(&effects).contains(&"timer(0s)".to_owned()), "{:?}", names(&effects));
+    assert_eq!(step(&mut machine, fence_of(&effects)), "signal(7 Kill), timer(1s)");
+}
+
+#[test]
+fn without_a_generation_a_start_begins_anew_what_has_come_to_an_end() {
+    let begins = |events: Vec<Event>| {
+        let mut machine = after([vec![start(0)], events].concat());
+        step(&mut machine, start(0))
+    };
+    let up = |mut events: Vec<Event>| events.split_off(1);
+    let stop = || Event::Stop { generation: None, grace: None };
+    assert_eq!(begins(up(running())), "reply(ok)");
+    let anew = "persist(accepted), reply(ok), route(false), prepare(2), report";
+    assert_eq!(begins([up(running()), vec![stop(), exited(1, 0)]].concat()), anew);
+    assert_eq!(begins([up(starting()), vec![exited(1, 3)]].concat()), anew);
+    // While it is still ending, it starts after that.
+    assert_eq!(begins([up(running()), vec![stop()]].concat()), "persist(accepted), reply(ok)");
+}
+
+#[test]
+fn a_runtime_whose_port_was_taken_gets_another_one_a_few_times() {
+    let taken = |attempt| {
+        let ended = Ended { code: Some(1), port_taken: true, ..Ended::default() };
+        Event::Exited { attempt, ended }
+    };
+    let mut machine = after(starting());
+    for attempt in 1..=3 {
+        let next = attempt + 1;
+        assert_eq!(
+            step(&mut machine, taken(attempt)),
+            format!("persist(exited), stop_probe, cancel_timer, route(false), prepare({next}), report")
+        );
+        let view = machine.view().expect("a view");
+        assert_eq!(view.status, Status::Starting);
+        assert!(view.message.starts_with("another program took port 3000"), "{}", view.message);
+        step(
+            &mut machine,
+            Event::Prepared { attempt: next, port: 30_000 + u16::try_from(next).expect("few") },
+        );
+        step(&mut machine, Event::Spawned { attempt: next, process: process(next) });
+    }
+    step(&mut machine, taken(4));
+    assert_eq!(machine.view().map(|view| (view.status, view.restarts)), Some((Status::Failed, 0)));
+    // Once it was healthy, a crash is a crash.
+    let mut machine = after(running());
+    assert!(step(&mut machine, taken(1)).contains("timer(10s)"));
+}
+
+#[test]
 fn what_runs_is_kept_by_the_next_agent() {
     let load = |events: Vec<Event>, found| {
         let state = after(events).state().clone();
