@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -234,10 +234,22 @@ fn admin_token(config: &Config) -> Result<Secret, Fatal> {
             .hint("it holds the operator's token and must be readable and writable by nebulad alone")
     };
     match fs::read_to_string(&path) {
-        Ok(text) if !text.trim().is_empty() => Ok(Secret::from_text(text.trim())),
+        Ok(text) if !text.trim().is_empty() => {
+            keep_private(&path);
+            Ok(Secret::from_text(text.trim()))
+        }
         Ok(_) => write_token(&path).map_err(unusable)?,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => write_token(&path).map_err(unusable)?,
         Err(error) => Err(unusable(error)),
+    }
+}
+
+/// Takes others' access to the token away, should somebody have given it.
+fn keep_private(path: &Path) {
+    let mode = fs::metadata(path).map_or(0o600, |metadata| metadata.permissions().mode());
+    if mode & 0o077 != 0 {
+        let mended = fs::set_permissions(path, fs::Permissions::from_mode(0o600)).is_ok();
+        tracing::warn!(path = %path.display(), mended, "others could read the admin token");
     }
 }
 
@@ -253,6 +265,9 @@ fn write_token(path: &Path) -> std::io::Result<Result<Secret, Fatal>> {
     writeln!(file, "{}", token.expose())?;
     file.sync_all()?;
     fs::rename(&temporary, path)?;
+    if let Some(dir) = path.parent() {
+        fs::File::open(dir)?.sync_all()?;
+    }
     tracing::info!(path = %path.display(), "admin token made");
     Ok(Ok(token))
 }

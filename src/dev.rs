@@ -282,16 +282,18 @@ fn routed(app: &App) -> bool {
 
 fn next_steps(app: &App, config: &Config) {
     let base = format!("http://{}{}", app.http_addr, config.api_prefix);
-    let token = config.data_dir.join("admin.token");
+    let token = match config.admin_token {
+        Some(_) => "<your admin token>".to_owned(),
+        None => format!("$(cat {})", config.data_dir.join("admin.token").display()),
+    };
     tell(&format!(
         "\nTry next:\n\n  \
          curl {base}/chat/completions -H 'content-type: application/json' \\\n    \
          -d '{{\"model\":\"{NAME}\",\"stream\":true,\"messages\":[{{\"role\":\"user\",\"content\":\"Hello\"}}]}}'\n\n  \
          curl {base}/models\n\n  \
-         cargo run --release -p nebulactl -- --server http://{} --token \"$(cat {})\" list\n\n\
+         cargo run --release -p nebulactl -- --server http://{} --token \"{token}\" list\n\n\
          Serving until Ctrl-C.",
         app.http_addr,
-        token.display(),
     ));
 }
 

@@ -91,9 +91,23 @@ impl System {
     /// Up to `limit` deployments after the one with the id `after`, in the order of their ids.
     #[must_use]
     pub fn deployments(&self, after: Option<&str>, limit: usize) -> Vec<Arc<Deployment>> {
+        self.deployment_page(after, limit).into_iter().filter_map(|(_, _, deployment)| deployment).collect()
+    }
+
+    /// The same with those that have no picture of themselves: just created, or unable to start.
+    #[must_use]
+    pub fn deployment_page(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Vec<(String, Life, Option<Arc<Deployment>>)> {
         let cells = self.tree.children(super::deployment::PARENT, after, limit);
-        let status = |cell: Arc<Cell>| cell.status::<DeploymentStatus>();
-        cells.into_iter().filter_map(status).map(|status| status.deployment.clone()).collect()
+        let row = |cell: Arc<Cell>| {
+            let id = cell.path().rsplit('/').next().unwrap_or_default().to_owned();
+            let deployment = cell.status::<DeploymentStatus>().map(|status| status.deployment.clone());
+            (id, cell.life(), deployment)
+        };
+        cells.into_iter().map(row).collect()
     }
 
     /// Creates a deployment, once for each key.

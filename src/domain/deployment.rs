@@ -293,7 +293,12 @@ pub fn slug(model: &str) -> String {
     }
     let slug = slug.trim_matches(['-', '.', '_']);
     let cut = slug.get(..64).unwrap_or(slug);
-    if cut.is_empty() { "model".to_owned() } else { cut.to_owned() }
+    match cut {
+        "" => "model".to_owned(),
+        // It would be taken for an id.
+        _ if cut.parse::<DeploymentId>().is_ok() => format!("model-{cut}"),
+        _ => cut.to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -309,6 +314,7 @@ mod tests {
             ("/models/dir/", "dir"),
             ("***", "model"),
             ("demo", "demo"),
+            ("550e8400e29b41d4a716446655440000", "model-550e8400e29b41d4a716446655440000"),
         ] {
             assert_eq!(slug(model), name, "{model}");
             assert!(is_deployment_name(&slug(model)));

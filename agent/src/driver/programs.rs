@@ -13,6 +13,8 @@ use super::process;
 
 /// How long a program may take that is asked what it can do.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the end of one that was killed is waited for.
+const KILLED_WITHIN: Duration = Duration::from_secs(1);
 
 /// The file that `name` would run: the path itself when it has a slash, else the first one on `PATH` (or on `path`
 /// instead, when that is given).
@@ -61,6 +63,7 @@ fn succeeds(mut command: Command, limit: Duration) -> bool {
         Err(_) => {
             // Not collected before the wait above, so the number is still its own.
             let _ = group.map(|group| rustix::process::kill_process_group(group, Signal::KILL));
+            let _ = ended.recv_timeout(KILLED_WITHIN);
             false
         }
     }
@@ -95,8 +98,6 @@ mod tests {
         let words = format!("echo $$ > {}; exec sleep 60", file.display());
         assert!(!run(&words, Duration::from_millis(500)));
         let pid: u32 = std::fs::read_to_string(file).expect("written").trim().parse().expect("a number");
-        while crate::driver::procfs::process(pid).is_some() {
-            std::thread::yield_now();
-        }
+        assert_eq!(crate::driver::procfs::process(pid), None);
     }
 }

@@ -124,8 +124,13 @@ impl Node {
     }
 
     /// Tells it to stop and waits until it has.
-    pub(crate) async fn stop(mut self) -> ExitStatus {
-        signal(self.process.id(), Signal::TERM);
+    pub(crate) async fn stop(self) -> ExitStatus {
+        self.stop_with(Signal::TERM).await
+    }
+
+    /// The same with another signal.
+    pub(crate) async fn stop_with(mut self, by: Signal) -> ExitStatus {
+        signal(self.process.id(), by);
         until("the agent stops", async || self.process.try_wait().expect("it can be waited for")).await
     }
 

@@ -1,10 +1,11 @@
 //! Agents come and go, runtimes stay, or end when that is meant.
 
+use nebula_proto::StopRuntimeRequest;
 use rustix::process::Signal;
 
 use crate::nebulad::Nebulad;
 use crate::node::{Home, Node, processes_of, signal, sim, until};
-use crate::web;
+use crate::web::{self, Stranger};
 
 #[tokio::test]
 async fn a_runtime_outlives_a_crash_of_the_agent_and_is_taken_up() {
@@ -89,4 +90,65 @@ async fn what_no_record_speaks_of_is_removed() {
     let node = Node::start(&home, nebulad.addr, &[]).await;
     assert!(processes_of(&start.replica_id).is_empty());
     assert!(node.deployment(&start.deployment_id).await.is_none());
+}
+
+#[tokio::test]
+async fn closing_the_terminal_stops_it_in_order() {
+    let (home, nebulad) = (Home::new(), Nebulad::start().await);
+    let mut node = Node::start(&home, nebulad.addr, &[]).await;
+    let start = sim("demo");
+    node.api.start_runtime(start.clone()).await.expect("accepted");
+    node.until(&start.deployment_id, "running").await;
+    assert!(node.stop_with(Signal::HUP).await.success());
+    assert!(processes_of(&start.replica_id).is_empty());
+}
+
+#[tokio::test]
+async fn a_runtime_that_will_not_end_is_killed_when_the_agent_stops() {
+    let (home, nebulad) = (Home::new(), Nebulad::start().await);
+    let mut node = Node::start(&home, nebulad.addr, &["--stop-grace", "300ms"]).await;
+    let mut start = sim("demo");
+    let deaf = home.path().join("deaf");
+    let script = format!("trap '' TERM; : > {}; while :; do sleep 60; done", deaf.display());
+    start.command = ["sh", "-c", &script].map(str::to_owned).into();
+    start.args = Vec::new();
+    node.api.start_runtime(start.clone()).await.expect("accepted");
+    until("it hears no signal", async || deaf.exists().then_some(())).await;
+    // The stop grants it ten minutes; the agent's own stop does not.
+    let (deployment_id, replica_id) = (start.deployment_id.clone(), start.replica_id.clone());
+    let patient = StopRuntimeRequest { deployment_id, replica_id, timeout_seconds: 600, generation: 0 };
+    node.api.stop_runtime(patient).await.expect("accepted");
+    assert!(node.stop().await.success());
+    assert!(processes_of(&start.replica_id).is_empty());
+}
+
+#[tokio::test]
+async fn what_another_program_answers_on_its_port_does_not_make_a_replica_run() {
+    let (home, nebulad) = (Home::new(), Nebulad::start().await);
+    let mut node = Node::start(&home, nebulad.addr, &[]).await;
+    // Takes its port only when it is told to, and gives up when that is taken by then.
+    let (ready, go) = (home.path().join("port"), home.path().join("go"));
+    let script = format!(
+        "if [ -e {go} ]; then exec \"$0\" \"$@\"; fi; echo $PORT > {ready}.new; mv {ready}.new {ready}; \
+         while [ ! -e {go} ]; do sleep 0.02; done; exit 1",
+        go = go.display(),
+        ready = ready.display()
+    );
+    let mut start = sim("demo");
+    let program = env!("CARGO_BIN_EXE_nebula-agent");
+    start.command = ["sh", "-c", &script, program, "sim-runtime", "--port", "{port}", "--model", "demo"]
+        .map(str::to_owned)
+        .into();
+    node.api.start_runtime(start.clone()).await.expect("accepted");
+    let port: u16 =
+        until("it is up", async || std::fs::read_to_string(&ready).ok()?.trim().parse().ok()).await;
+    let stranger = Stranger::start(port).await;
+    // That it is asked again shows that its first answer did not count.
+    until("the stranger was asked again", async || (stranger.asked() > 2).then_some(())).await;
+    assert_eq!(node.deployment(&start.deployment_id).await.expect("it is there").status, "starting");
+    std::fs::write(&go, "").expect("writes");
+    let running = node.until(&start.deployment_id, "running").await;
+    assert_ne!(running.port, i32::from(port));
+    assert_eq!(running.restarts, 0);
+    assert_eq!(web::chat(node.proxy, "demo", &[], false).await.status, 200);
 }

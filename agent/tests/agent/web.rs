@@ -1,9 +1,11 @@
 //! As much HTTP as the tests need.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::node::PATIENCE;
 
@@ -52,4 +54,27 @@ pub(crate) fn chat_body(model: &str, stream: bool) -> String {
         "model": model, "stream": stream, "messages": [{ "role": "user", "content": "hello" }],
     })
     .to_string()
+}
+
+/// A program that has nothing to do with the agent, says to everybody that all is well, and counts how often.
+pub(crate) struct Stranger(Arc<AtomicUsize>);
+
+impl Stranger {
+    pub(crate) async fn start(port: u16) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.expect("the port is free");
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&asked);
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let _ = stream.read(&mut [0; 1024]).await;
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+                count.fetch_add(1, Ordering::AcqRel);
+            }
+        });
+        Self(asked)
+    }
+
+    pub(crate) fn asked(&self) -> usize {
+        self.0.load(Ordering::Acquire)
+    }
 }

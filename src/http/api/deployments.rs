@@ -84,8 +84,11 @@ async fn list(request: HttpRequest, api: Shared, wanted: web::Query<Page>) -> Ht
     match wanted.limit() {
         Err(error) => refuse(&request, &error),
         Ok(limit) => {
-            let found = api.system.deployments(wanted.cursor.as_deref(), limit + 1);
-            let rows = found.iter().map(|dep| (dep.id.to_string(), view::deployment(dep, &api.gateway_url)));
+            let found = api.system.deployment_page(wanted.cursor.as_deref(), limit + 1);
+            let rows = found.into_iter().map(|(id, life, dep)| match dep {
+                Some(dep) => (id, view::deployment(&dep, &api.gateway_url)),
+                None => (id.clone(), view::unseen_deployment(&id, life)),
+            });
             HttpResponse::Ok().json(page(rows.collect(), limit))
         }
     }

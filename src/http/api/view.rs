@@ -4,7 +4,8 @@ use nebula_core::clock::WallTime;
 use serde_json::{Value, json};
 
 use crate::actors::queries::NodePicture;
-use crate::domain::deployment::{Deployment, Replica};
+use crate::actors::tree::Life;
+use crate::domain::deployment::{Deployment, Phase, Replica};
 use crate::domain::event::JournalEvent;
 
 /// A deployment.
@@ -29,6 +30,15 @@ pub(super) fn deployment(dep: &Deployment, gateway_url: &str) -> Value {
         "created_at": dep.created_at.rfc3339(),
         "updated_at": dep.updated_at.rfc3339(),
     })
+}
+
+/// A deployment whose actor has not said anything yet.
+pub(super) fn unseen_deployment(id: &str, life: Life) -> Value {
+    let (state, message) = match life {
+        Life::Crashed => (Phase::Failed, "its actor has crashed; GET /admin/actors says why"),
+        Life::Starting | Life::Running | Life::Restarting => (Phase::Pending, "its actor is starting"),
+    };
+    json!({"id": id, "name": id, "state": state, "message": message, "replicas": []})
 }
 
 fn replica(dep: &Deployment, replica: &Replica) -> Value {
