@@ -152,3 +152,25 @@ pub(crate) async fn watch(mut watched: Watched, replica: ReplicaId, log: Arc<Log
     });
     Ended { code, signal, output: output.await.unwrap_or_default(), port_taken: false }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::driver::logs::Logs;
+
+    #[tokio::test]
+    async fn what_a_short_life_wrote_is_cut_too() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (log, output) = Logs::open(dir.path().join("r")).begin(1).expect("begins");
+        let child = Command::new("sh")
+            .args(["-c", "head -c 3000000 /dev/zero | tr '\\0' x; echo; echo the end; exit 7"])
+            .stdout(output)
+            .spawn()
+            .expect("it starts");
+        let ended = watch(Watched::Child(child), ReplicaId::random(), log).await;
+        assert_eq!((ended.code, ended.output.lines().last()), (Some(7), Some("the end")));
+        let files = std::fs::read_dir(dir.path().join("r")).expect("a directory");
+        let sizes = files.map(|file| file.and_then(|file| file.metadata()).expect("a file").len());
+        assert!(sizes.sum::<u64>() < 2_000_000);
+    }
+}

@@ -1,6 +1,7 @@
 //! Agents come and go, runtimes stay, or end when that is meant.
 
 use nebula_proto::StopRuntimeRequest;
+use nebula_proto::agent_service_client::AgentServiceClient;
 use rustix::process::Signal;
 
 use crate::nebulad::Nebulad;
@@ -151,4 +152,27 @@ async fn what_another_program_answers_on_its_port_does_not_make_a_replica_run() 
     assert_ne!(running.port, i32::from(port));
     assert_eq!(running.restarts, 0);
     assert_eq!(web::chat(node.proxy, "demo", &[], false).await.status, 200);
+}
+
+#[test]
+fn all_runtimes_can_be_killed_at_once() {
+    let (home, system) = (Home::new(), actix_rt::System::new());
+    system.block_on(async {
+        let nebulad = Nebulad::start().await;
+        let (data, control_plane) = (home.data().display().to_string(), nebulad.addr.to_string());
+        let ports = ["--grpc-port", "0", "--proxy-port", "0", "--metrics-port", "0", "--driver", "process"];
+        let words = [&ports[..], &["--data-dir", &data, "--control-plane", &control_plane]].concat();
+        let words: Vec<String> = words.into_iter().map(str::to_owned).collect();
+        let sim_command = vec![env!("CARGO_BIN_EXE_nebula-agent").to_owned(), "sim-runtime".to_owned()];
+        let config = nebula_agent::Config::from_words(&words, sim_command).expect("valid");
+        let running = nebula_agent::start(config).await.expect("it starts");
+        let start = sim("demo");
+        let address = format!("http://{}", running.grpc_addr);
+        let mut api = AgentServiceClient::connect(address).await.expect("it answers");
+        api.start_runtime(start.clone()).await.expect("accepted");
+        nebulad.hears("running", |book| book.status(&start.deployment_id) == Some("running")).await;
+        running.kill_now();
+        until("it is gone", async || processes_of(&start.replica_id).is_empty().then_some(())).await;
+        running.stop().await;
+    });
 }
