@@ -204,7 +204,7 @@ impl Actor for DeploymentActor {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Context<Self>) {
-        self.drive(Event::Started, ctx);
+        self.drive(Event::Started(self.clock.wall()), ctx);
     }
 }
 

@@ -56,6 +56,8 @@ pub(crate) struct Inner {
     /// Held while a task is looked for and made, so that no replica has two.
     making: Mutex<()>,
     halting: AtomicBool,
+    /// All processes were killed: one that was just being made follows them.
+    pub(super) killed: AtomicBool,
 }
 
 /// One replica's task, from outside.
@@ -165,6 +167,7 @@ impl Replicas {
             declined: DeclinedStarts::default(),
             making: Mutex::default(),
             halting: AtomicBool::new(false),
+            killed: AtomicBool::new(false),
         };
         let replicas = Self(Arc::new(inner));
         let known: Vec<ReplicaId> = stored.iter().map(|(_, state)| state.replica).collect();
@@ -388,12 +391,17 @@ impl Replicas {
     /// Kills every process of every replica and lets no task begin another. Blocks for some milliseconds.
     pub(crate) fn kill_now(&self) {
         self.0.halting.store(true, Ordering::Release);
-        for (replica, handle) in self.0.handles() {
+        self.0.killed.store(true, Ordering::Release);
+        let handles = self.0.handles();
+        for (_, handle) in &handles {
             handle.task.abort();
             let seen = handle.seen.borrow().clone();
             if let Some(process) = seen.and_then(|snapshot| snapshot.view.process) {
                 process::signal(process, Signal::Kill);
             }
+        }
+        // What is left: one that was just being made, and those that went to a group of their own.
+        for (replica, _) in handles {
             process::sweep(replica);
         }
     }

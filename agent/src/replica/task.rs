@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use nebula_core::ids::{DeploymentId, Generation, ReplicaId};
@@ -376,8 +377,12 @@ impl Task {
             let cwd = shared.work_dir_of(replica);
             crate::driver::logs::make_dir(&cwd)
                 .map_err(|error| format!("its directory {} cannot be made: {error}", cwd.display()))?;
-            process::spawn(&plan, replica, attempt, &cwd, output)
-                .map_err(|error| format!("the program {} cannot be run: {error}", plan.program.display()))
+            let (child, process) = process::spawn(&plan, replica, attempt, &cwd, output)
+                .map_err(|error| format!("the program {} cannot be run: {error}", plan.program.display()))?;
+            if shared.killed.load(Ordering::Acquire) {
+                process::signal(process, Signal::Kill);
+            }
+            Ok((child, process))
         });
         match making.await.unwrap_or_else(|_| Err("the agent failed while it made the process".to_owned())) {
             Ok((child, process)) => {

@@ -13,6 +13,7 @@ use std::time::Duration;
 use nebula_core::clock::WallTime;
 use nebula_core::ids::{Generation, NodeId, ReplicaId};
 
+use self::observe::{clip, observe, phase_line};
 use super::route::RouteSpec;
 use crate::actors::effects::ReplyTo;
 use crate::domain::command::{Action, StartSpec};
@@ -20,10 +21,11 @@ use crate::domain::deployment::{Deployment, DeploymentSpec, Desired, Phase, Plac
 use crate::domain::error::{Error, ErrorClass};
 use crate::domain::event::Happening;
 use crate::domain::node::Availability;
-use crate::domain::report::{NodeFacts, ReplicaReport, ReportedStatus};
+use crate::domain::report::NodeFacts;
 use crate::ports::Write;
 use nebula_core::token::TokenHash;
 
+mod observe;
 mod reconcile;
 #[cfg(test)]
 mod tests;
@@ -31,8 +33,8 @@ mod tests;
 /// How long a replica that found no place waits before it asks again; it is also asked when something changes.
 const PLACE_RETRY: Duration = Duration::from_secs(10);
 
-/// The longest message of a replica that is kept.
-const MESSAGE_BYTES_MAX: usize = 2_000;
+/// A token that was rotated this short before the actor started may not have reached the agents, in milliseconds.
+const ACCESS_DOUBT_MS: u64 = 10 * 60 * 1_000;
 
 /// What the user wants changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,7 +59,7 @@ pub enum Intent {
 #[derive(Clone, Debug)]
 pub enum Event {
     /// The actor has started, or started again.
-    Started,
+    Started(WallTime),
     /// The user wants something.
     Intent(ReplyTo, Intent, WallTime),
     /// The scheduler found a place.
@@ -162,10 +164,11 @@ impl Machine {
         let mut effects = Vec::new();
         let mut reply = None;
         match event {
-            Event::Started => {
+            Event::Started(now) => {
                 effects.extend(self.nodes_in_use().into_iter().map(Effect::Watch));
-                // A rotated token may not have reached the agents before the last incarnation fell.
-                effects.extend(self.tell_access());
+                if now.0.saturating_sub(self.dep.updated_at.0) < ACCESS_DOUBT_MS {
+                    effects.extend(self.tell_access());
+                }
             }
             Event::Intent(to, intent, now) => reply = Some((to, self.intend(intent, now, &mut effects))),
             Event::Placed(replica, generation, placement) => {
@@ -205,7 +208,7 @@ impl Machine {
         match event {
             Event::Intent(to, Intent::Delete, _) => vec![Effect::Reply(to, Ok(()))],
             Event::Intent(to, ..) => vec![Effect::Reply(to, Err(being_deleted()))],
-            Event::Started
+            Event::Started(_)
             | Event::Placed(..)
             | Event::Unplaceable(..)
             | Event::Node(_)
@@ -446,52 +449,6 @@ impl Machine {
             gateway_token: self.dep.gateway_token.clone(),
         }
     }
-}
-
-/// Takes what a node says of a replica into the picture.
-fn observe(replica: &mut Replica, report: &ReplicaReport, desired: Desired) {
-    if report.generation != replica.generation {
-        return;
-    }
-    replica.container_id.clone_from(&report.container_id);
-    replica.port = report.port;
-    replica.restarts = report.restarts;
-    let going = replica.leaving || desired != Desired::Running;
-    replica.phase = match report.status {
-        ReportedStatus::Stopped | ReportedStatus::Failed if going => Phase::Stopped,
-        _ if going => Phase::Stopping,
-        ReportedStatus::Preparing => Phase::Preparing,
-        ReportedStatus::Starting => Phase::Starting,
-        ReportedStatus::Running => Phase::Running,
-        ReportedStatus::Stopping => Phase::Stopping,
-        ReportedStatus::Stopped | ReportedStatus::Failed => Phase::Failed,
-    };
-    replica.message = match report.status {
-        ReportedStatus::Stopped if !going => "the runtime was stopped on its node".to_owned(),
-        ReportedStatus::Running | ReportedStatus::Stopped => String::new(),
-        ReportedStatus::Preparing
-        | ReportedStatus::Starting
-        | ReportedStatus::Stopping
-        | ReportedStatus::Failed => clip(report.message.clone()),
-    };
-}
-
-fn phase_line(replica: &Replica) -> String {
-    let place =
-        replica.placement.as_ref().map(|place| format!(" on node {}", place.node_name)).unwrap_or_default();
-    match replica.message.as_str() {
-        "" => format!("replica {}{place} is {}", replica.index, replica.phase.as_str()),
-        message => format!("replica {}{place} is {}: {message}", replica.index, replica.phase.as_str()),
-    }
-}
-
-fn clip(mut text: String) -> String {
-    let mut end = MESSAGE_BYTES_MAX.min(text.len());
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    text.truncate(end);
-    text
 }
 
 fn being_deleted() -> Error {

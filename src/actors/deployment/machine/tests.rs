@@ -8,6 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::domain::deployment::{CpuNeed, GpuNeed, LostAfter};
+use crate::domain::report::{ReplicaReport, ReportedStatus};
 
 const NODES: usize = 2;
 
@@ -150,7 +151,7 @@ impl World {
             route: None,
             replies: 0,
         };
-        world.event(Event::Started);
+        world.event(Event::Started(WallTime(1)));
         world
     }
 
@@ -243,7 +244,7 @@ impl World {
         match self.stored.clone() {
             Some(dep) => {
                 self.machine = Machine::load(dep);
-                self.event(Event::Started);
+                self.event(Event::Started(WallTime(1)));
             }
             None => self.nodes.iter_mut().for_each(|node| node.runs.clear()),
         }
@@ -295,7 +296,7 @@ fn a_new_deployment_is_placed_started_and_routed() {
 #[test]
 fn nothing_is_sent_before_it_is_stored() {
     let mut machine = Machine::load(deployment(1));
-    let effects = machine.step(Event::Started);
+    let effects = machine.step(Event::Started(WallTime(1)));
     assert!(
         matches!(effects.as_slice(), [Effect::Persist(..), Effect::Publish(_), Effect::Place(..)]),
         "{effects:?}"

@@ -1,0 +1,53 @@
+//! What a node's report says of a replica, and how that is told.
+
+use crate::domain::deployment::{Desired, Phase, Replica};
+use crate::domain::report::{ReplicaReport, ReportedStatus};
+
+/// The longest message of a replica that is kept.
+const MESSAGE_BYTES_MAX: usize = 2_000;
+
+/// Takes what a node says of a replica into the picture.
+pub(super) fn observe(replica: &mut Replica, report: &ReplicaReport, desired: Desired) {
+    if report.generation != replica.generation {
+        return;
+    }
+    replica.container_id.clone_from(&report.container_id);
+    replica.port = report.port;
+    replica.restarts = report.restarts;
+    let going = replica.leaving || desired != Desired::Running;
+    replica.phase = match report.status {
+        ReportedStatus::Stopped | ReportedStatus::Failed if going => Phase::Stopped,
+        _ if going => Phase::Stopping,
+        ReportedStatus::Preparing => Phase::Preparing,
+        ReportedStatus::Starting => Phase::Starting,
+        ReportedStatus::Running => Phase::Running,
+        ReportedStatus::Stopping => Phase::Stopping,
+        ReportedStatus::Stopped | ReportedStatus::Failed => Phase::Failed,
+    };
+    replica.message = match report.status {
+        ReportedStatus::Stopped if !going => "the runtime was stopped on its node".to_owned(),
+        ReportedStatus::Running | ReportedStatus::Stopped => String::new(),
+        ReportedStatus::Preparing
+        | ReportedStatus::Starting
+        | ReportedStatus::Stopping
+        | ReportedStatus::Failed => clip(report.message.clone()),
+    };
+}
+
+pub(super) fn phase_line(replica: &Replica) -> String {
+    let place =
+        replica.placement.as_ref().map(|place| format!(" on node {}", place.node_name)).unwrap_or_default();
+    match replica.message.as_str() {
+        "" => format!("replica {}{place} is {}", replica.index, replica.phase.as_str()),
+        message => format!("replica {}{place} is {}: {message}", replica.index, replica.phase.as_str()),
+    }
+}
+
+pub(super) fn clip(mut text: String) -> String {
+    let mut end = MESSAGE_BYTES_MAX.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.truncate(end);
+    text
+}
