@@ -1,7 +1,6 @@
 //! `nebulad dev`: the control plane and one agent in this process, a model deployed, and a first answer through
 //! the gateway. Everything is the real thing; only the data directory is temporary unless one is given.
 
-use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -21,7 +20,7 @@ use crate::actors::catalog::Create;
 use crate::actors::deployment::machine::Intent;
 use crate::app::{App, Signals, end_at_once};
 use crate::config::{Config, DevArgs, Flags};
-use crate::domain::deployment::{CpuNeed, Deployment, DeploymentSpec, Desired, GpuNeed, LostAfter, Phase};
+use crate::domain::deployment::{Deployment, DeploymentSpec, Desired, Phase};
 use crate::domain::error::{Error, ErrorClass};
 
 mod chat;
@@ -150,23 +149,7 @@ fn spec(args: &DevArgs) -> Result<DeploymentSpec, Fatal> {
     let runtime = runtime.or_else(|| source.as_ref().map(ModelSource::natural_runtime)).ok_or_else(|| {
         usage(format!("cannot tell the runtime of model \"{model}\"")).hint("name one with --runtime")
     })?;
-    Ok(DeploymentSpec {
-        model,
-        runtime,
-        source,
-        image: None,
-        driver: None,
-        command: Vec::new(),
-        args: Vec::new(),
-        env: BTreeMap::new(),
-        node: None,
-        labels: BTreeMap::new(),
-        replicas: 1,
-        gpu: GpuNeed { count: runtime.default_gpu_count(), ..GpuNeed::default() },
-        cpu: CpuNeed::default(),
-        public: true,
-        lost_after: LostAfter::DEFAULT,
-    })
+    Ok(DeploymentSpec { source, public: true, ..DeploymentSpec::plain(&model, runtime) })
 }
 
 async fn start_agent(app: &App, config: &Config) -> Result<Running, Fatal> {

@@ -9,7 +9,6 @@ use nebula_core::clock::Clock;
 use nebula_core::exit::{Exit, Fatal};
 use nebula_core::ids::NodeId;
 use nebula_core::runtime::RuntimeKind;
-use nebula_core::telemetry::READY_TARGET;
 use nebula_store::{Options, Store};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
@@ -156,10 +155,6 @@ fn serve(
     let watching = Arc::clone(&agent);
     let host = tokio::spawn(async move { watching.host.watch().await });
     let registrar = tokio::spawn(registrar.run(registrar_stopped, config.deregister_on_stop));
-    tracing::info!(
-        target: READY_TARGET, %grpc_addr, %proxy_addr, %metrics_addr,
-        control_plane = %config.control_plane, "nebula-agent is ready"
-    );
     Ok(Running {
         grpc_addr,
         proxy_addr,

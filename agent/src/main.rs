@@ -54,7 +54,13 @@ fn sim_command() -> Vec<String> {
 
 async fn run(config: Config) -> Result<(), Fatal> {
     let mut signals = Signals::new()?;
+    let control_plane = config.control_plane.clone();
     let running = nebula_agent::start(config).await?;
+    tracing::info!(
+        target: telemetry::READY_TARGET,
+        grpc_addr = %running.grpc_addr, proxy_addr = %running.proxy_addr, metrics_addr = %running.metrics_addr,
+        %control_plane, "nebula-agent is ready"
+    );
     let failed = tokio::select! {
         () = signals.next() => None,
         fatal = running.failed() => Some(fatal),

@@ -46,6 +46,30 @@ pub struct DeploymentSpec {
     pub lost_after: LostAfter,
 }
 
+impl DeploymentSpec {
+    /// One private replica of `model`, with all that is not said left to the runtime.
+    #[must_use]
+    pub fn plain(model: &str, runtime: RuntimeKind) -> Self {
+        Self {
+            model: model.to_owned(),
+            runtime,
+            source: None,
+            image: None,
+            driver: None,
+            command: Vec::new(),
+            args: Vec::new(),
+            env: BTreeMap::new(),
+            node: None,
+            labels: BTreeMap::new(),
+            replicas: 1,
+            gpu: GpuNeed { count: runtime.default_gpu_count(), ..GpuNeed::default() },
+            cpu: CpuNeed::default(),
+            public: false,
+            lost_after: LostAfter::DEFAULT,
+        }
+    }
+}
+
 /// GPUs of one replica.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct GpuNeed {

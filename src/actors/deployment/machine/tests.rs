@@ -7,7 +7,6 @@ use nebula_core::token::Secret;
 use proptest::prelude::*;
 
 use super::*;
-use crate::domain::deployment::{CpuNeed, GpuNeed, LostAfter};
 use crate::domain::report::{ReplicaReport, ReportedStatus};
 
 const NODES: usize = 2;
@@ -16,23 +15,7 @@ fn deployment(replicas: u32) -> Deployment {
     Deployment {
         id: DeploymentId::from_bytes([1; 16]),
         name: "demo".to_owned(),
-        spec: DeploymentSpec {
-            model: "demo".to_owned(),
-            runtime: RuntimeKind::Sim,
-            source: None,
-            image: None,
-            driver: None,
-            command: Vec::new(),
-            args: Vec::new(),
-            env: BTreeMap::new(),
-            node: None,
-            labels: BTreeMap::new(),
-            replicas,
-            gpu: GpuNeed::default(),
-            cpu: CpuNeed::default(),
-            public: true,
-            lost_after: LostAfter::DEFAULT,
-        },
+        spec: DeploymentSpec { replicas, public: true, ..DeploymentSpec::plain("demo", RuntimeKind::Sim) },
         desired: Desired::Running,
         generation: Generation::FIRST,
         token: TokenHash::of("nbtok_x"),

@@ -1,11 +1,9 @@
-use std::time::Duration;
-
 use nebula_core::clock::WallTime;
 use nebula_core::runtime::RuntimeKind;
 use proptest::prelude::*;
 
 use super::*;
-use crate::domain::deployment::{CpuNeed, GpuNeed, LostAfter};
+use crate::domain::deployment::GpuNeed;
 use crate::domain::node::{Capabilities, Node, Presence};
 
 fn node(name: &str, gpus: &[(&str, u64)], cores: u32) -> NodeUpdate {
@@ -40,21 +38,8 @@ fn request(gpus: u32) -> Request {
         deployment: DeploymentId::random(),
         replica: ReplicaId::random(),
         spec: DeploymentSpec {
-            model: "m".to_owned(),
-            runtime: RuntimeKind::Sim,
-            source: None,
-            image: None,
-            driver: None,
-            command: Vec::new(),
-            args: Vec::new(),
-            env: BTreeMap::new(),
-            node: None,
-            labels: BTreeMap::new(),
-            replicas: 1,
-            gpu: GpuNeed { count: gpus, kind: None, memory_bytes: 0 },
-            cpu: CpuNeed::default(),
-            public: false,
-            lost_after: LostAfter::After(Duration::from_secs(300)),
+            gpu: GpuNeed { count: gpus, ..GpuNeed::default() },
+            ..DeploymentSpec::plain("m", RuntimeKind::Sim)
         },
     }
 }
