@@ -135,7 +135,12 @@ pub struct Supervisor {
 impl Supervisor {
     /// Starts a supervisor whose children live below `path` (empty for the root).
     pub fn start_at(path: &str, tree: Tree) -> Addr<Self> {
-        Self { path: path.to_owned(), tree, children: BTreeMap::new() }.start()
+        let own = if path.is_empty() { "/" } else { path };
+        let cell = tree.plant(own, "supervisor");
+        cell.begin_incarnation();
+        let supervisor = Self { path: path.to_owned(), tree, children: BTreeMap::new() }.start();
+        cell.running(supervisor.clone());
+        supervisor
     }
 
     fn build(

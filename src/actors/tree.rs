@@ -307,7 +307,9 @@ fn nest(views: Vec<CellView>) -> Vec<CellView> {
     let mut views = views;
     views.sort_by(|a, b| a.path.split('/').cmp(b.path.split('/')));
     for view in views {
-        while open.last().is_some_and(|parent| !view.path.starts_with(&format!("{}/", parent.path))) {
+        let below =
+            |parent: &CellView| view.path.starts_with(&format!("{}/", parent.path.trim_end_matches('/')));
+        while open.last().is_some_and(|parent| !below(parent)) {
             close(&mut open, &mut roots);
         }
         open.push(view);
@@ -335,6 +337,9 @@ mod tests {
         );
         assert_eq!(roots[0].children[0].children[0].path, "/registry/sessions/a");
         assert_eq!(tree.view("/registry/sessions").len(), 1);
+        tree.plant("/", "test");
+        let [root] = tree.view("/").try_into().expect("one root");
+        assert_eq!(root.children.len(), 3);
         for child in ["b", "c"] {
             tree.plant(&format!("/registry/sessions/{child}"), "test");
         }

@@ -57,7 +57,7 @@ async fn config(api: Shared) -> HttpResponse {
 }
 
 async fn actors(api: Shared) -> HttpResponse {
-    HttpResponse::Ok().json(api.system.tree.view("/"))
+    HttpResponse::Ok().json(api.system.tree.view("/").into_iter().next())
 }
 
 async fn actor(request: HttpRequest, api: Shared, path: web::Path<String>) -> HttpResponse {
