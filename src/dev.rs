@@ -139,6 +139,11 @@ fn spec(args: &DevArgs) -> Result<DeploymentSpec, Fatal> {
         runtime = Some(RuntimeKind::Sim);
     }
     let model = args.model.clone().unwrap_or_else(|| NAME.to_owned());
+    // The person at the terminal names files as the shell does.
+    let model = match std::fs::canonicalize(&model) {
+        Ok(path) if model.starts_with('.') => path.to_string_lossy().into_owned(),
+        _ => model,
+    };
     let source = ModelSource::detect(&model, runtime).map_err(|error| usage(error.to_string()))?;
     if let Some(ModelSource::File { path }) = &source
         && !PathBuf::from(path).exists()

@@ -50,7 +50,16 @@ impl EmbeddedStore {
         decode: fn(&[u8], &Record) -> Result<T, StoreError>,
     ) -> impl Future<Output = Result<Vec<T>, StoreError>> + Send + 'static + use<T> {
         let found = self.engine.scan(prefix);
-        async move { found.await.map_err(read_error)?.iter().map(|(key, record)| decode(key, record)).collect() }
+        async move {
+            let found = found.await.map_err(read_error)?;
+            // One record that this version cannot read must not keep all the others from being read.
+            let readable = found.iter().filter_map(|(key, record)| {
+                let unreadable =
+                    |error| tracing::error!(key = %key.escape_ascii(), %error, "record left out");
+                decode(key, record).map_err(unreadable).ok()
+            });
+            Ok(readable.collect())
+        }
     }
 }
 
@@ -92,8 +101,12 @@ impl Store for EmbeddedStore {
     }
 
     fn deployment_names(&self) -> BoxFuture<Result<Vec<(DeploymentId, String)>, StoreError>> {
-        let all = self.scan(keys::DEPLOYMENTS.to_vec(), |_, record| records::read_deployment(record));
-        Box::pin(async move { Ok(all.await?.into_iter().map(|dep| (dep.id, dep.name)).collect()) })
+        Box::pin(self.scan(keys::DEPLOYMENTS.to_vec(), |key, record| {
+            let id = keys::deployment_id(key)?;
+            // One whose record cannot be read keeps its place: it is shown as crashed and its replicas stay.
+            let name = records::read_deployment(record).map(|dep| dep.name);
+            Ok((id, name.unwrap_or_else(|_| id.to_string())))
+        }))
     }
 
     fn deployment(&self, id: DeploymentId) -> BoxFuture<Result<Option<Deployment>, StoreError>> {

@@ -61,13 +61,13 @@ impl ModelSource {
     /// simulated runtime loads nothing, so it has no source.
     ///
     /// # Errors
-    /// When the text has a scheme and is wrong.
+    /// When what was found is no source: a relative path, say, or a tag without a name.
     pub fn detect(model: &str, runtime: Option<RuntimeKind>) -> Result<Option<Self>, InvalidSource> {
         if model.contains("://") {
             return model.parse().map(Some);
         }
         let is_path = model.starts_with('/') || model.starts_with("./") || model.starts_with("../");
-        Ok(match runtime {
+        let found = match runtime {
             _ if is_path => Some(Self::File { path: model.to_owned() }),
             Some(RuntimeKind::Sim) => None,
             Some(RuntimeKind::Ollama) => Some(Self::Ollama { tag: model.to_owned() }),
@@ -76,7 +76,9 @@ impl ModelSource {
             None if model.contains(':') => Some(Self::Ollama { tag: model.to_owned() }),
             None if model.matches('/').count() == 1 => Some(Self::hugging_face(model)),
             None => None,
-        })
+        };
+        // What was found must be readable from its own text, as that is how it is kept and sent.
+        found.map(|source| source.to_string().parse()).transpose()
     }
 
     /// The runtime that fits a source when the user names none.
@@ -187,6 +189,21 @@ mod tests {
         ] {
             let found = ModelSource::detect(model, runtime).expect(model).map(|s| s.to_string());
             assert_eq!(found.as_deref(), source, "{model}");
+        }
+    }
+
+    #[test]
+    fn what_looks_like_a_source_and_is_none_is_refused() {
+        for (model, runtime) in [
+            ("./tiny.gguf", None),
+            ("../tiny.gguf", Some(RuntimeKind::Llamacpp)),
+            (":1b", None),
+            ("org/na me", None),
+            ("a/b/c", Some(RuntimeKind::Vllm)),
+            ("org/name@", None),
+            ("", Some(RuntimeKind::Ollama)),
+        ] {
+            assert!(ModelSource::detect(model, runtime).is_err(), "{model}");
         }
     }
 

@@ -42,7 +42,7 @@ pub const PARENT: &str = "/deployments";
 /// How long to wait before a command that a session could not take is given to it again.
 const SEND_RETRY: Duration = Duration::from_secs(1);
 
-/// How often: after that the next report shows what is missing.
+/// How often it is given.
 const SEND_TRIES: u32 = 60;
 
 /// How long to wait before a session that is not open yet is looked for again.
@@ -146,8 +146,8 @@ impl DeploymentActor {
         }));
     }
 
-    /// Gives a command to a node's session, again and again until it is durable there or the node is forgotten.
-    /// It goes on when the actor ends: the last thing that a deployment says must be heard.
+    /// Gives a command to a node's session until it is durable there or the node is forgotten, for a minute at most:
+    /// after that the next report shows what is still missing. It goes on when the actor ends: the last thing that a deployment says must be heard.
     fn send(&mut self, command: Command) {
         let sessions = self.system.sessions.clone();
         let path = super::session::path(&command.node_id);

@@ -61,8 +61,10 @@ impl Router {
     async fn load(birth: Birth, system: System) -> Result<(), Error> {
         let mut specs = Vec::new();
         for (id, _) in patiently(|| system.store.deployment_names()).await.map_err(store_error)? {
-            let stored = patiently(|| system.store.deployment(id)).await.map_err(store_error)?;
-            specs.extend(stored.iter().map(RouteSpec::of));
+            match patiently(|| system.store.deployment(id)).await {
+                Ok(stored) => specs.extend(stored.iter().map(RouteSpec::of)),
+                Err(error) => tracing::error!(deployment_id = %id, %error, "deployment left out"),
+            }
         }
         let machine = Machine::load(specs, &system.routes.load());
         let router = Self {

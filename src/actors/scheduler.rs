@@ -60,8 +60,10 @@ impl Scheduler {
     async fn load(birth: Birth, system: System) -> Result<(), Error> {
         let mut machine = Machine::default();
         for (id, _) in patiently(|| system.store.deployment_names()).await.map_err(store_error)? {
-            let stored = patiently(|| system.store.deployment(id)).await.map_err(store_error)?;
-            stored.iter().for_each(|dep| restore(&mut machine, dep));
+            match patiently(|| system.store.deployment(id)).await {
+                Ok(stored) => stored.iter().for_each(|dep| restore(&mut machine, dep)),
+                Err(error) => tracing::error!(deployment_id = %id, %error, "deployment left out"),
+            }
         }
         let scheduler = Self { machine, system, cell: birth.cell.clone(), _watch: birth.watch };
         birth.cell.running(scheduler.start());

@@ -4,6 +4,8 @@
 use nebula_core::ids::{CommandId, DeploymentId, NodeId, ReplicaId};
 use nebula_core::token::TokenHash;
 
+use crate::ports::StoreError;
+
 /// Nodes, by id.
 pub(super) const NODES: &[u8] = b"n/";
 /// Deployments, by id.
@@ -68,6 +70,13 @@ pub(super) fn event(deployment: DeploymentId, seq: u64) -> Vec<u8> {
 
 pub(super) fn used_key(key: &str) -> Vec<u8> {
     join(&[USED_KEYS, TokenHash::of(key).as_bytes()])
+}
+
+/// The id in a deployment's key.
+pub(super) fn deployment_id(key: &[u8]) -> Result<DeploymentId, StoreError> {
+    let id = key.last_chunk::<16>().filter(|_| key.len() == DEPLOYMENTS.len() + 16);
+    id.map(|id| DeploymentId::from_bytes(*id))
+        .ok_or_else(|| StoreError::Failed("a deployment's key holds no id".to_owned()))
 }
 
 /// The number in an event's key; 0 for a key that is none.

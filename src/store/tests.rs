@@ -182,3 +182,18 @@ async fn what_is_too_large_is_refused_by_name() {
     let refused = store.commit(vec![Write::PutDeployment(Box::new(dep))]).await.expect_err("too large");
     assert!(refused.to_string().contains("deployment \"org/model\""), "{refused}");
 }
+
+#[tokio::test]
+async fn one_record_that_cannot_be_read_keeps_no_other_from_being_read() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = EmbeddedStore::open(dir.path()).expect("opened");
+    let good = deployment();
+    let bad = DeploymentId::from_bytes([7; 16]);
+    store.commit(vec![Write::PutDeployment(Box::new(good.clone()))]).await.expect("committed");
+    let newer = Record { kind: 2, schema: 999, payload: b"from the future".to_vec() };
+    store.engine.commit(Batch::new().put(keys::deployment(bad), newer)).await.expect("committed");
+    let names = store.deployment_names().await.expect("read");
+    assert_eq!(names, [(good.id, good.name), (bad, bad.to_string())]);
+    assert!(store.deployment(bad).await.is_err());
+    assert!(store.deployment(good.id).await.expect("read").is_some());
+}

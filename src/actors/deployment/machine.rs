@@ -330,6 +330,7 @@ impl Machine {
         effects.extend(self.dep.replicas.iter().filter(|r| there(r)).map(|r| Effect::Release(r.id)));
         // New replicas with new ids take their places: if the node comes back, what it still runs is a stranger.
         self.dep.replicas.retain(|replica| !there(replica));
+        self.told.retain(|id, _| self.dep.replicas.iter().any(|replica| replica.id == *id));
         effects.push(Effect::Unwatch(node.clone()));
     }
 
