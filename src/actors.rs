@@ -9,16 +9,25 @@
 //! picture with the next one.
 
 pub mod catalog;
+pub mod caution;
 pub mod deployment;
 pub mod effects;
+#[cfg(test)]
+pub(crate) mod failpoint;
 pub mod handle;
 pub mod journal;
+pub mod letter;
+pub mod poison;
 pub mod queries;
 pub mod registry;
+pub mod reply;
 pub mod route;
 pub mod router;
 pub mod scheduler;
 pub mod session;
 pub mod supervisor;
 pub mod system;
+pub mod traced;
 pub mod tree;
+pub mod upkeep;
+pub mod watchdog;

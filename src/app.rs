@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
@@ -16,13 +16,15 @@ use nebula_core::telemetry::READY_TARGET;
 use nebula_core::token::{Secret, TokenKind};
 use tokio::signal::unix::{SignalKind, signal};
 
+use self::sockets::Reserved;
 use crate::actors::handle::Handle;
 use crate::actors::registry::machine::Timing;
 use crate::actors::route::machine::Outcome as Seen;
 use crate::actors::route::{Ended, RouteActor};
 use crate::actors::system::{Parts, System};
 use crate::actors::tree::Tree;
-use crate::config::Config;
+use crate::actors::watchdog::Watchdog;
+use crate::config::{Config, StoreCommand};
 use crate::domain::route::{GateState, RouteTable};
 use crate::grpc::agent_client::GrpcAgents;
 use crate::grpc::server::GrpcServer;
@@ -30,10 +32,9 @@ use crate::http::api::Api;
 use crate::http::openai::{AllowOrigins, Gateway, Limits, Outcome, OutcomeKind, Outcomes};
 use crate::http::server;
 use crate::ports::Store;
-use crate::store::EmbeddedStore;
+use crate::store::{EmbeddedStore, Options, maintenance};
 
-/// Backlog of the listeners.
-const BACKLOG: i32 = 4_096;
+mod sockets;
 
 /// A running control plane.
 pub struct App {
@@ -48,6 +49,7 @@ pub struct App {
     http: ServerHandle,
     grpc: GrpcServer,
     store: EmbeddedStore,
+    _watchdog: Watchdog,
 }
 
 impl App {
@@ -56,17 +58,19 @@ impl App {
     /// # Errors
     /// When the data directory cannot be used, a port is taken, or a core actor cannot be built.
     pub async fn start(config: Config) -> Result<Self, Fatal> {
+        sockets::allow_many_files();
         for warning in &config.warnings {
             tracing::warn!(warning, "configuration");
         }
         let version = env!("CARGO_PKG_VERSION");
         tracing::info!(version, data_dir = %config.data_dir.display(), "nebulad starts");
-        let store = EmbeddedStore::open(&config.data_dir)?;
+        let options = Options { allow_any_filesystem: config.allow_any_filesystem, ..Options::default() };
+        let store = EmbeddedStore::open(&config.data_dir, options)?;
         let admin_token = admin_token(&config)?;
-        let http_listener = listen(config.bind, config.http_port, "--http-port")?;
-        let grpc_listener = listen(config.bind, config.grpc_port, "--grpc-port")?;
-        let http_addr = crate::grpc::server::local_addr(&http_listener)?;
-        let grpc_addr = crate::grpc::server::local_addr(&grpc_listener)?;
+        let http_port = Reserved::take(config.bind, config.http_port, "--http-port")?;
+        let grpc_port = Reserved::take(config.bind, config.grpc_port, "--grpc-port")?;
+        let (http_addr, grpc_addr) = (http_port.address()?, grpc_port.address()?);
+        let http_listener = http_port.listen()?;
 
         let routes = Arc::new(ArcSwap::from_pointee(RouteTable::default()));
         let system = System::start(Parts {
@@ -109,24 +113,38 @@ impl App {
                 tracing::error!(%error, "http server ended");
             }
         });
-        let grpc = GrpcServer::start(grpc_listener, &system.tree, config.heartbeat_interval)?;
+        // Agents that call while nobody can answer are refused and come again one by one; queued, they would all come
+        // at the same moment.
+        let grpc = GrpcServer::start(grpc_port.listen()?, &system.tree, config.heartbeat_interval)?;
         tracing::info!(target: READY_TARGET, %grpc_addr, %http_addr, "nebulad is ready");
-        Ok(Self { http_addr, grpc_addr, admin_token, system, http: handle, grpc, store })
+        let watchdog = Watchdog::start(system.tree.clone(), Box::new(end_stuck))?;
+        Ok(Self { http_addr, grpc_addr, admin_token, system, http: handle, grpc, store, _watchdog: watchdog })
     }
 
     /// Takes no new requests, waits for those in flight (bounded by the shutdown grace), and closes the store.
     pub async fn stop(self) {
+        self.system.journal.close();
         server::stop(&self.http).await;
         self.grpc.stop().await;
         let store = self.store;
         let _ = tokio::task::spawn_blocking(move || store.close()).await;
     }
 
-    /// Resolves when the store has failed for good: nothing can be acknowledged any more.
-    pub async fn store_failed(&self) {
+    /// Resolves when this process can do no good any more: the store has failed for good, or an actor without which
+    /// nothing works is down for good.
+    pub async fn failed(&self) -> Fatal {
+        tokio::select! {
+            () = self.store_failed() => Fatal::new(Exit::Disk, "the disk failed: nothing more can be made durable")
+                .hint("look at the kernel's log and the disk's free space, then start nebulad again"),
+            cause = self.system.tree.fallen() => Fatal::new(Exit::Failed, format!("actor {cause}"))
+                .hint("this is a fault of nebulad, please report it; what is stored is safe, start nebulad again"),
+        }
+    }
+
+    async fn store_failed(&self) {
         /// How often the store is looked at.
         const LOOK: std::time::Duration = std::time::Duration::from_millis(500);
-        while self.store.report().failed.is_none() {
+        while self.store.report().state != "failed" {
             tokio::time::sleep(LOOK).await;
         }
     }
@@ -135,23 +153,47 @@ impl App {
 /// Serves until SIGTERM, SIGINT or SIGHUP; a second signal ends the process at once.
 ///
 /// # Errors
-/// As [`App::start`], or when the disk fails while serving.
+/// As [`App::start`], or when the disk or an actor fails for good while serving.
 pub async fn run(config: Config) -> Result<(), Fatal> {
     let mut signals = Signals::listen()?;
     let app = App::start(config).await?;
     let failed = tokio::select! {
         () = signals.next() => None,
-        () = app.store_failed() => Some(
-            Fatal::new(Exit::Disk, "the disk failed: nothing more can be made durable")
-                .hint("look at the kernel's log and the disk's free space, then start nebulad again"),
-        ),
+        fatal = app.failed() => Some(fatal),
     };
     tracing::info!("stopping; requests in flight are waited for, a second signal ends at once");
     tokio::select! {
         () = app.stop() => {}
-        () = signals.next() => end_at_once(),
+        // Whoever hears of a failure sends a signal, and is told of the failure all the same.
+        () = signals.next() => match &failed {
+            Some(fatal) => end_stuck(fatal),
+            None => end_at_once(),
+        },
     }
     failed.map_or(Ok(()), Err)
+}
+
+/// Does something with the store of a nebulad that is stopped; answers in one line. Blocks.
+///
+/// # Errors
+/// When the store, or the export, is not what it should be.
+pub fn maintain(data_dir: &Path, command: StoreCommand) -> Result<String, Fatal> {
+    match command {
+        StoreCommand::Export { file } => maintenance::export(data_dir, &file),
+        StoreCommand::Import { file, force } => maintenance::import(data_dir, &file, force),
+        StoreCommand::Verify { file: Some(file) } => maintenance::verify_export(&file),
+        StoreCommand::Verify { file: None } => maintenance::verify(data_dir),
+    }
+}
+
+/// Ends the process without waiting for those who could end it in order.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the thread that would return an exit code may be the one that is stuck"
+)]
+fn end_stuck(fatal: &Fatal) {
+    fatal.report();
+    std::process::exit(i32::from(fatal.exit as u8));
 }
 
 /// Ends the process without waiting for anything: what a second signal asks for.
@@ -192,35 +234,6 @@ impl Signals {
             _ = self.hangup.recv() => {}
         }
     }
-}
-
-fn listen(bind: IpAddr, port: u16, flag: &str) -> Result<TcpListener, Fatal> {
-    let address = SocketAddr::new(bind, port);
-    let failed = |error: std::io::Error| match error.kind() {
-        std::io::ErrorKind::AddrInUse => {
-            Fatal::new(Exit::PortTaken, format!("port {port} is taken ({address})")).hint(format!(
-                "stop what listens there, or choose another port with {flag}; 0 takes a free one"
-            ))
-        }
-        std::io::ErrorKind::PermissionDenied => {
-            Fatal::new(Exit::NotAllowed, format!("not allowed to listen on {address}"))
-                .hint(format!("ports below 1024 need privileges; choose another with {flag}"))
-        }
-        _ => Fatal::new(Exit::Config, format!("cannot listen on {address}: {error}"))
-            .hint("--bind takes an address of this machine"),
-    };
-    listener(address).map_err(failed)
-}
-
-/// A listener with a long backlog that can take its port again right after a restart.
-fn listener(address: SocketAddr) -> std::io::Result<TcpListener> {
-    use rustix::net::{self, AddressFamily, SocketType, sockopt};
-    let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
-    let socket = net::socket_with(family, SocketType::STREAM, net::SocketFlags::CLOEXEC, None)?;
-    sockopt::set_socket_reuseaddr(&socket, true)?;
-    net::bind(&socket, &address)?;
-    net::listen(&socket, BACKLOG)?;
-    Ok(TcpListener::from(socket))
 }
 
 /// The token that was given, else the one in the data directory, made at the first start.
@@ -291,3 +304,6 @@ fn outcomes(routes: Arc<ArcSwap<RouteTable>>, actors: Handle<RouteActor>) -> Out
         actors.tell(&crate::actors::route::path(&route.name), Ended(outcome.replica, seen));
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -22,6 +22,7 @@ use crate::app::{App, Signals, end_at_once};
 use crate::config::{Config, DevArgs, Flags};
 use crate::domain::deployment::{Deployment, DeploymentSpec, Desired, Phase};
 use crate::domain::error::{Error, ErrorClass};
+use crate::domain::event::Origin;
 
 mod chat;
 
@@ -75,7 +76,7 @@ pub async fn run(flags: Flags, args: DevArgs) -> Result<(), Fatal> {
     let served = tokio::select! {
         served = serve(&app, &agent, &config, spec, &args, &mut out) => served,
         () = signals.next() => interrupted(&out),
-        () = app.store_failed() => Err(Fatal::new(Exit::Disk, "the disk failed: nothing more can be made durable")),
+        fatal = app.failed() => Err(fatal),
         fatal = agent.failed() => Err(fatal),
     };
     let stop = async {
@@ -230,10 +231,10 @@ async fn deploy(app: &App, spec: DeploymentSpec) -> Result<(), Error> {
         updated_at: now,
         replicas: Vec::new(),
     };
-    match app.system.create(Create { deployment: dep, key: None }).await {
+    match app.system.create(Create { deployment: dep, key: None, origin: Origin::nebulad() }).await {
         Err(error) if error.class == ErrorClass::Conflict => {
-            app.system.want(NAME, Intent::Change(Box::new(spec))).await?;
-            app.system.want(NAME, Intent::Start).await.map(drop)
+            app.system.want(NAME, Intent::Change(Box::new(spec)), Origin::nebulad()).await?;
+            app.system.want(NAME, Intent::Start, Origin::nebulad()).await.map(drop)
         }
         created => created.map(drop),
     }

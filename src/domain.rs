@@ -7,5 +7,6 @@ pub mod error;
 pub mod event;
 pub mod idempotency;
 pub mod node;
+pub mod poison;
 pub mod report;
 pub mod route;

@@ -34,6 +34,11 @@ fn run(cli: Cli) -> Result<(), Fatal> {
             println!("the configuration is valid");
             Ok(())
         }
+        Some(Command::Store(command)) => {
+            let dir = Config::try_from(cli.flags)?.data_dir;
+            println!("{}", app::maintain(&dir, command)?);
+            Ok(())
+        }
         Some(Command::Dev(args)) => actix_rt::System::new().block_on(dev::run(cli.flags, args)),
     }
 }

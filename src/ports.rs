@@ -8,13 +8,19 @@ use bytes::Bytes;
 use futures_util::Stream;
 use nebula_core::address::HostPort;
 use nebula_core::ids::{CommandId, DeploymentId, NodeId, ReplicaId};
-use serde::Serialize;
 
 use crate::domain::command::Command;
 use crate::domain::deployment::{Deployment, Replica};
-use crate::domain::event::JournalEvent;
+use crate::domain::event::{JournalEvent, Ring};
 use crate::domain::idempotency::UsedKey;
 use crate::domain::node::Node;
+use crate::domain::poison::Poison;
+
+mod store_report;
+
+pub use self::store_report::{
+    DiskReport, ExportReport, LatencyReport, RestoredReport, SetAsideReport, StoreReport,
+};
 
 /// A boxed future that may travel between threads.
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send + 'static>>;
@@ -44,11 +50,15 @@ pub enum Write {
     /// A line of the journal.
     PutEvent(Box<JournalEvent>),
     /// A line of the journal that is no longer kept.
-    DeleteEvent(DeploymentId, u64),
+    DeleteEvent(Ring, u64),
     /// A key under which a deployment was created.
     PutUsedKey(Box<UsedKey>),
     /// Forget a key.
     DeleteUsedKey(String),
+    /// A message that was set aside.
+    PutPoison(Box<Poison>),
+    /// A message that is delivered again: its actor's path and its fingerprint.
+    DeletePoison(String, u64),
 }
 
 /// Why the store did not do what was asked.
@@ -57,27 +67,15 @@ pub enum StoreError {
     /// Too much at once; nothing was changed.
     #[error("the store has too much to do")]
     Overloaded,
+    /// Not now, as it is opened again or the disk is full; nothing was changed.
+    #[error("the store cannot take it now: {0}")]
+    Unavailable(String),
     /// A record is over the limit; nothing was changed.
     #[error("{0} is too large to be stored")]
     TooLarge(String),
     /// The store failed; whether the change was made is unknown.
     #[error("the store failed: {0}")]
     Failed(String),
-}
-
-/// What the store says of itself.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct StoreReport {
-    /// Size of its log.
-    pub size_bytes: u64,
-    /// Commits since it was opened.
-    pub commits_total: u64,
-    /// How long the newest one took.
-    pub last_commit_ms: u64,
-    /// Damaged records that were set aside.
-    pub set_aside: u64,
-    /// Why it has failed, if it has.
-    pub failed: Option<String>,
 }
 
 /// Durable storage. Every commit is atomic and on the disk before it resolves.
@@ -92,14 +90,22 @@ pub trait Store: Send + Sync + 'static {
     fn deployment(&self, id: DeploymentId) -> BoxFuture<Result<Option<Deployment>, StoreError>>;
     /// The commands that wait for one node, oldest first.
     fn commands(&self, node: NodeId) -> BoxFuture<Result<Vec<Command>, StoreError>>;
-    /// A deployment's journal, oldest first.
-    fn events(&self, deployment: DeploymentId) -> BoxFuture<Result<Vec<JournalEvent>, StoreError>>;
+    /// The whole journal.
+    fn journal(&self) -> BoxFuture<Result<Vec<JournalEvent>, StoreError>>;
+    /// Those of these lines of the journal that are there.
+    fn lines(&self, wanted: Vec<(Ring, u64)>) -> BoxFuture<Result<Vec<JournalEvent>, StoreError>>;
+    /// The messages that were set aside.
+    fn poison(&self) -> BoxFuture<Result<Vec<Poison>, StoreError>>;
     /// The keys under which deployments were created, oldest first.
     fn used_keys(&self) -> BoxFuture<Result<Vec<UsedKey>, StoreError>>;
-    /// The highest sequence number in the journal; 0 when it is empty.
-    fn last_event_seq(&self) -> BoxFuture<Result<u64, StoreError>>;
     /// How many records of each kind there are.
     fn census(&self) -> BoxFuture<Result<BTreeMap<&'static str, usize>, StoreError>>;
+    /// The newest records that were set aside, newest first; at most 100.
+    fn set_aside(&self) -> BoxFuture<Result<Vec<SetAsideReport>, StoreError>>;
+    /// Makes an export now.
+    fn export(&self) -> BoxFuture<Result<ExportReport, StoreError>>;
+    /// Accepts that a rebuilt store may lack what was acknowledged.
+    fn accept_restored(&self) -> BoxFuture<Result<(), StoreError>>;
     /// How the store does; never waits.
     fn report(&self) -> StoreReport;
 }

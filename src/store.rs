@@ -2,8 +2,8 @@
 //!
 //! What do we store? Nodes (identity, address, what they have, the operator's will), deployments (spec, desired
 //! state, generation, token hash, gateway token), their replicas (place, phase), commands that wait for their
-//! acknowledgement, the newest 200 journal lines of each deployment, and the idempotency keys of the last day. All of it is durable before it is
-//! acknowledged. Not stored: heartbeats, stats, reports, gates of the breaker, requests in flight; and routes,
+//! acknowledgement, the newest 200 journal lines of each deployment and node, the newest 10,000 of the audit, and the
+//! idempotency keys of the last day. All of it is durable before it is acknowledged. Not stored: heartbeats, stats, reports, gates of the breaker, requests in flight; and routes,
 //! which follow from deployments.
 
 use std::collections::BTreeMap;
@@ -11,17 +11,25 @@ use std::path::Path;
 
 use nebula_core::exit::Fatal;
 use nebula_core::ids::{DeploymentId, NodeId};
-use nebula_store::{Batch, CommitError, Options, ReadError, Record};
+pub use nebula_store::Options;
+use nebula_store::{CommitError, ExportFailed, ReadError, Record, Unreadable};
 
 use crate::domain::command::Command;
 use crate::domain::deployment::Deployment;
-use crate::domain::event::JournalEvent;
+use crate::domain::event::{JournalEvent, Ring};
 use crate::domain::idempotency::UsedKey;
 use crate::domain::node::Node;
-use crate::ports::{BoxFuture, Store, StoreError, StoreReport, Write};
+use crate::domain::poison::Poison;
+use crate::ports::{BoxFuture, ExportReport, SetAsideReport, Store, StoreError, StoreReport, Write};
 
+mod batch;
 mod keys;
+pub mod maintenance;
 mod records;
+mod report;
+
+/// How many records are read at once, which is few beside what the engine's queue holds.
+const GETS_AT_ONCE: usize = 64;
 
 /// The store port on the embedded engine. Cheap to clone.
 #[derive(Clone)]
@@ -30,12 +38,12 @@ pub struct EmbeddedStore {
 }
 
 impl EmbeddedStore {
-    /// Opens the store in `dir`, made when missing. Blocks.
+    /// Opens the store in `dir`, made when missing. A damaged one is rebuilt. Blocks.
     ///
     /// # Errors
     /// When the directory cannot be used, is in use, or holds what cannot be read.
-    pub fn open(dir: &Path) -> Result<Self, Fatal> {
-        let engine = nebula_store::Store::open(dir, Options::default())?;
+    pub fn open(dir: &Path, options: Options) -> Result<Self, Fatal> {
+        let engine = nebula_store::Store::open(dir, options)?;
         Ok(Self { engine })
     }
 
@@ -44,55 +52,33 @@ impl EmbeddedStore {
         self.engine.close();
     }
 
-    fn scan<T: 'static>(
+    fn scan<T: Send + 'static>(
         &self,
         prefix: Vec<u8>,
         decode: fn(&[u8], &Record) -> Result<T, StoreError>,
     ) -> impl Future<Output = Result<Vec<T>, StoreError>> + Send + 'static + use<T> {
-        let found = self.engine.scan(prefix);
+        let engine = self.engine.clone();
+        let found = engine.scan(prefix);
         async move {
-            let found = found.await.map_err(read_error)?;
+            let (mut readable, mut unreadable) = (Vec::new(), Vec::new());
+            for (key, record) in found.await.map_err(read_error)? {
+                match decode(&key, &record) {
+                    Ok(value) => readable.push(value),
+                    Err(error) => unreadable.push(Unreadable { key, record, reason: error.to_string() }),
+                }
+            }
             // One record that this version cannot read must not keep all the others from being read.
-            let readable = found.iter().filter_map(|(key, record)| {
-                let unreadable =
-                    |error| tracing::error!(key = %key.escape_ascii(), %error, "record left out");
-                decode(key, record).map_err(unreadable).ok()
-            });
-            Ok(readable.collect())
+            if !unreadable.is_empty() {
+                engine.set_aside(unreadable).await.map_err(commit_error)?;
+            }
+            Ok(readable)
         }
     }
 }
 
-fn batch(writes: Vec<Write>) -> Result<Batch, StoreError> {
-    let mut batch = Batch::new();
-    for write in writes {
-        batch = match write {
-            Write::PutNode(node) => batch.put(keys::node(&node.id), records::node(&node)?),
-            Write::DeleteNode(id) => batch.delete(keys::node(&id)),
-            Write::PutDeployment(dep) => batch.put(keys::deployment(dep.id), records::deployment(&dep)?),
-            Write::DeleteDeployment(id) => batch.delete(keys::deployment(id)),
-            Write::PutReplica(dep, replica) => {
-                batch.put(keys::replica(dep, replica.id), records::replica(&replica)?)
-            }
-            Write::DeleteReplica(dep, id) => batch.delete(keys::replica(dep, id)),
-            Write::PutCommand(command) => {
-                batch.put(keys::command(&command.node_id, command.id), records::command(&command)?)
-            }
-            Write::DeleteCommand(node, id) => batch.delete(keys::command(&node, id)),
-            Write::PutEvent(event) => {
-                batch.put(keys::event(event.deployment, event.seq), records::event(&event)?)
-            }
-            Write::DeleteEvent(dep, seq) => batch.delete(keys::event(dep, seq)),
-            Write::PutUsedKey(used) => batch.put(keys::used_key(&used.key), records::used_key(&used)?),
-            Write::DeleteUsedKey(key) => batch.delete(keys::used_key(&key)),
-        };
-    }
-    Ok(batch)
-}
-
 impl Store for EmbeddedStore {
     fn commit(&self, writes: Vec<Write>) -> BoxFuture<Result<(), StoreError>> {
-        let commit = batch(writes).map(|batch| self.engine.commit(batch));
+        let commit = batch::of(writes).map(|batch| self.engine.commit(batch));
         Box::pin(async move { commit?.await.map_err(commit_error) })
     }
 
@@ -130,8 +116,36 @@ impl Store for EmbeddedStore {
         })
     }
 
-    fn events(&self, deployment: DeploymentId) -> BoxFuture<Result<Vec<JournalEvent>, StoreError>> {
-        Box::pin(self.scan(keys::events(deployment), |_, record| records::read_event(record)))
+    fn journal(&self) -> BoxFuture<Result<Vec<JournalEvent>, StoreError>> {
+        let found =
+            keys::EVENTS.map(|rings| self.scan(rings.to_vec(), |_, record| records::read_event(record)));
+        Box::pin(async move {
+            let mut events = Vec::new();
+            for found in found {
+                events.extend(found.await?);
+            }
+            Ok(events)
+        })
+    }
+
+    fn lines(&self, wanted: Vec<(Ring, u64)>) -> BoxFuture<Result<Vec<JournalEvent>, StoreError>> {
+        let engine = self.engine.clone();
+        Box::pin(async move {
+            let mut events = Vec::with_capacity(wanted.len());
+            for few in wanted.chunks(GETS_AT_ONCE) {
+                let gets = few.iter().map(|(ring, seq)| engine.get(keys::event(ring, *seq)));
+                for record in futures_util::future::join_all(gets).await {
+                    let Some(record) = record.map_err(read_error)? else { continue };
+                    // One that cannot be read is left out, as in a scan.
+                    events.extend(records::read_event(&record));
+                }
+            }
+            Ok(events)
+        })
+    }
+
+    fn poison(&self) -> BoxFuture<Result<Vec<Poison>, StoreError>> {
+        Box::pin(self.scan(keys::POISON.to_vec(), |_, record| records::read_poison(record)))
     }
 
     fn used_keys(&self) -> BoxFuture<Result<Vec<UsedKey>, StoreError>> {
@@ -141,11 +155,6 @@ impl Store for EmbeddedStore {
             keys.sort_by_key(|used| used.at);
             Ok(keys)
         })
-    }
-
-    fn last_event_seq(&self) -> BoxFuture<Result<u64, StoreError>> {
-        let all = self.scan(keys::EVENTS.to_vec(), |key, _| Ok(keys::event_seq(key)));
-        Box::pin(async move { Ok(all.await?.into_iter().max().unwrap_or(0)) })
     }
 
     fn census(&self) -> BoxFuture<Result<BTreeMap<&'static str, usize>, StoreError>> {
@@ -159,15 +168,33 @@ impl Store for EmbeddedStore {
         })
     }
 
+    fn set_aside(&self) -> BoxFuture<Result<Vec<SetAsideReport>, StoreError>> {
+        let found = self.engine.set_aside_list();
+        Box::pin(
+            async move { Ok(found.await.map_err(read_error)?.into_iter().map(report::set_aside).collect()) },
+        )
+    }
+
+    fn export(&self) -> BoxFuture<Result<ExportReport, StoreError>> {
+        let made = self.engine.export_now(None);
+        Box::pin(async move { made.await.map(|info| report::export(&info)).map_err(export_error) })
+    }
+
+    fn accept_restored(&self) -> BoxFuture<Result<(), StoreError>> {
+        let accepted = self.engine.accept_restored();
+        Box::pin(async move { accepted.await.map_err(commit_error) })
+    }
+
     fn report(&self) -> StoreReport {
-        let status = self.engine.status();
-        StoreReport {
-            size_bytes: status.size_bytes,
-            commits_total: status.commits,
-            last_commit_ms: status.last_commit_ms,
-            set_aside: status.set_aside,
-            failed: status.failed,
-        }
+        report::report(self.engine.status())
+    }
+}
+
+fn export_error(error: ExportFailed) -> StoreError {
+    match error {
+        ExportFailed::Overloaded => StoreError::Overloaded,
+        ExportFailed::Unavailable => StoreError::Unavailable(error.to_string()),
+        ExportFailed::Failed(_) | ExportFailed::Closed => StoreError::Failed(error.to_string()),
     }
 }
 
@@ -175,6 +202,7 @@ fn commit_error(error: CommitError) -> StoreError {
     match error {
         CommitError::Overloaded => StoreError::Overloaded,
         CommitError::TooLarge { .. } => StoreError::TooLarge(error.to_string()),
+        CommitError::DiskFull | CommitError::Unavailable => StoreError::Unavailable(error.to_string()),
         CommitError::Conflict { .. } | CommitError::Failed | CommitError::Closed => {
             StoreError::Failed(error.to_string())
         }
@@ -184,9 +212,12 @@ fn commit_error(error: CommitError) -> StoreError {
 fn read_error(error: ReadError) -> StoreError {
     match error {
         ReadError::Overloaded => StoreError::Overloaded,
+        ReadError::Unavailable => StoreError::Unavailable(error.to_string()),
         ReadError::Failed | ReadError::Closed => StoreError::Failed(error.to_string()),
     }
 }
 
+#[cfg(test)]
+mod golden;
 #[cfg(test)]
 mod tests;

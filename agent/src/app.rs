@@ -9,7 +9,7 @@ use nebula_core::clock::Clock;
 use nebula_core::exit::{Exit, Fatal};
 use nebula_core::ids::NodeId;
 use nebula_core::runtime::RuntimeKind;
-use nebula_store::{Options, Store};
+use nebula_store::{OnDamage, Options, Store};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
@@ -29,6 +29,8 @@ use crate::{grpc, metrics, proxy};
 
 /// Memory for the store's pages.
 const STORE_CACHE_BYTES: u64 = 8 * 1024 * 1024;
+/// Space the store keeps in reserve, in bytes.
+const STORE_BALLAST_BYTES: u64 = 8 * 1024 * 1024;
 /// Where replicas have their directories, inside the data directory.
 const REPLICAS_DIR: &str = "replicas";
 /// How long looking for runtimes may take.
@@ -255,7 +257,12 @@ async fn finish(part: &'static str, mut task: JoinHandle<()>) {
 
 async fn open_store(config: &Config) -> Result<Store, Fatal> {
     let dir = config.data_dir.clone();
-    let options = Options { cache_bytes: STORE_CACHE_BYTES };
+    let options = Options {
+        cache_bytes: STORE_CACHE_BYTES,
+        ballast_bytes: STORE_BALLAST_BYTES,
+        on_damage: OnDamage::StartEmpty,
+        ..Options::default()
+    };
     let opening = tokio::task::spawn_blocking(move || Store::open(&dir, options));
     match opening.await {
         Ok(opened) => Ok(opened?),

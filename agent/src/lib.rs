@@ -7,6 +7,8 @@
 //!   runtime is run; `driver` runs processes, keeps their logs and finds them again.
 //! * `proxy` lets clients through to runtimes; `store` keeps what must survive; `ports` gives out loopback ports.
 //!
+//! `replica::machine` is public, and hidden, for the simulation of the whole in nebulad's tests and for nothing else.
+//!
 //! A runtime outlives an agent that dies: the next one takes it up and never starts it twice.
 
 mod agent;
@@ -20,7 +22,8 @@ mod metrics;
 mod ports;
 mod proxy;
 mod registrar;
-mod replica;
+#[doc(hidden)]
+pub mod replica;
 mod request;
 mod runtimes;
 mod store;

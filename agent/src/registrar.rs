@@ -1,19 +1,19 @@
 //! The agent's side of the conversation with nebulad: registers, then beats, and carries out what it is told.
 //!
-//! A failure is followed by a fresh connection and a growing, scattered wait, from the first one on. A node that
-//! nebulad does not know, or not fully, is registered again at once. A heartbeat that follows no wait: when a replica
-//! has changed, and when commands are to be acknowledged.
+//! A failure is followed by a fresh connection and a growing, scattered wait, from the first one on
+//! ([`nebula_core::timing`] says why these). A node that nebulad does not know, or not fully, is registered again at
+//! once. A heartbeat that follows no wait: when a replica has changed, and when commands are to be acknowledged.
 
 pub(crate) mod commands;
-pub(crate) mod schedule;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use nebula_core::address::HostPort;
-use nebula_core::clock::wall_now;
+use nebula_core::clock::{Clock, wall_now};
 use nebula_core::ids::NodeId;
+use nebula_core::timing;
 use nebula_core::token::Secret;
 use nebula_proto::platform_service_client::PlatformServiceClient;
 use nebula_proto::{
@@ -59,6 +59,7 @@ pub(crate) struct Registrar {
     registered: bool,
     /// A registration that no good heartbeat has followed yet.
     unproven: bool,
+    clock: Clock,
     interval: Duration,
     failures: u32,
     acks: VecDeque<String>,
@@ -89,7 +90,8 @@ impl Registrar {
             link: None,
             registered: false,
             unproven: false,
-            interval: schedule::INTERVAL_DEFAULT,
+            clock: Clock::start(),
+            interval: timing::HEARTBEAT_INTERVAL,
             failures: 0,
             acks: VecDeque::new(),
         }
@@ -132,8 +134,8 @@ impl Registrar {
         match next {
             Next::After(wait) => tokio::time::sleep(wait).await,
             Next::AfterOrChange(wait) => {
-                tokio::time::sleep(schedule::GAP_MIN.min(wait)).await;
-                let rest = tokio::time::sleep(wait.saturating_sub(schedule::GAP_MIN));
+                tokio::time::sleep(timing::HEARTBEAT_GAP_MIN.min(wait)).await;
+                let rest = tokio::time::sleep(wait.saturating_sub(timing::HEARTBEAT_GAP_MIN));
                 tokio::select! {
                     () = rest => {}
                     () = self.changed.notified() => {}
@@ -145,6 +147,7 @@ impl Registrar {
     /// One call, and when to make the next.
     async fn speak(&mut self) -> Next {
         self.registered &= !self.supported.has_changed().unwrap_or(false);
+        let begun = self.clock.now();
         let (what, result) = if self.registered {
             ("heartbeat", self.beat().await)
         } else {
@@ -152,11 +155,11 @@ impl Registrar {
         };
         match result {
             Ok(next) => next,
-            Err(error) => self.failed(what, &error),
+            Err(error) => self.failed(what, &error, self.clock.now().since(begun)),
         }
     }
 
-    fn failed(&mut self, what: &'static str, error: &Status) -> Next {
+    fn failed(&mut self, what: &'static str, error: &Status, spent: Duration) -> Next {
         self.link = None;
         let unknown = self.registered && error.code() == Code::NotFound;
         if unknown {
@@ -166,8 +169,7 @@ impl Registrar {
                 return Next::After(Duration::ZERO);
             }
         }
-        self.failures = self.failures.saturating_add(1);
-        let wait = schedule::backoff(self.failures, rand::random());
+        let wait = self.wait_after_failure(spent);
         tracing::warn!(
             call = what, control_plane = %self.identity.control_plane, code = ?error.code(),
             error = error.message(), failures = self.failures,
@@ -183,9 +185,9 @@ impl Registrar {
         }
         let endpoint = Endpoint::from_shared(format!("http://{}", self.identity.control_plane))
             .map_err(|error| Status::invalid_argument(error.to_string()))?
-            .connect_timeout(schedule::CONNECT_TIMEOUT)
-            .http2_keep_alive_interval(schedule::KEEPALIVE_EVERY)
-            .keep_alive_timeout(schedule::KEEPALIVE_TIMEOUT)
+            .connect_timeout(timing::CONNECT_TIMEOUT)
+            .http2_keep_alive_interval(timing::KEEPALIVE_EVERY)
+            .keep_alive_timeout(timing::KEEPALIVE_TIMEOUT)
             .keep_alive_while_idle(true)
             .tcp_nodelay(true);
         let link = PlatformServiceClient::new(endpoint.connect_lazy());
@@ -245,7 +247,7 @@ impl Registrar {
 
     fn take_interval(&mut self, config: Option<&PlatformConfig>, otherwise: i32) {
         let asked = config.map(|config| config.heartbeat_interval_seconds).filter(|seconds| *seconds > 0);
-        if let Some(interval) = schedule::interval(asked.unwrap_or(otherwise)) {
+        if let Some(interval) = timing::asked_interval(asked.unwrap_or(otherwise)) {
             self.interval = interval;
         }
     }
@@ -276,9 +278,9 @@ impl Registrar {
         self.unproven = false;
         self.failures = 0;
         if !self.acks.is_empty() {
-            return Ok(Next::After(schedule::GAP_MIN));
+            return Ok(Next::After(timing::HEARTBEAT_GAP_MIN));
         }
-        Ok(Next::AfterOrChange(schedule::heartbeat(self.interval, rand::random())))
+        Ok(Next::AfterOrChange(timing::heartbeat(self.interval, rand::random())))
     }
 
     async fn carry_out(&mut self, answer: HeartbeatResponse) {
@@ -297,14 +299,20 @@ impl Registrar {
             tracing::info!("nebulad asks for a new registration");
             return Next::After(Duration::ZERO);
         }
+        // It answered: there is no connection that others lost at the same moment.
+        Next::After(self.wait_after_failure(timing::CALL_DEADLINE))
+    }
+
+    /// Counts a failure of a call that took `spent`, and says how long to wait for the next try.
+    fn wait_after_failure(&mut self, spent: Duration) -> Duration {
         self.failures = self.failures.saturating_add(1);
-        Next::After(schedule::backoff(self.failures, rand::random()))
+        timing::retry(self.interval, self.failures, spent, rand::random())
     }
 }
 
 /// A call that may take so long and no longer.
 async fn call<T>(answer: impl Future<Output = Result<tonic::Response<T>, Status>>) -> Result<T, Status> {
-    match tokio::time::timeout(schedule::CALL_DEADLINE, answer).await {
+    match tokio::time::timeout(timing::CALL_DEADLINE, answer).await {
         Ok(answer) => answer.map(tonic::Response::into_inner),
         Err(_) => Err(Status::deadline_exceeded("nebulad did not answer in time")),
     }

@@ -3,7 +3,7 @@
 pub(crate) mod declined;
 mod health;
 mod look;
-pub(crate) mod machine;
+pub mod machine;
 pub(crate) mod manager;
-pub(crate) mod spec;
+pub mod spec;
 pub(crate) mod task;

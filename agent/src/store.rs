@@ -19,7 +19,7 @@ pub(crate) mod replicas;
 
 use nebula_core::ids::NodeId;
 use nebula_store::codec::{self, CodecError};
-use nebula_store::{Batch, CommitError, ReadError, Record, Store};
+use nebula_store::{Batch, CommitError, ReadError, Record, Store, Unreadable};
 
 const NODE_KEY: &[u8] = b"n";
 
@@ -42,15 +42,38 @@ pub(crate) fn record<T: bincode::Encode>(kind: u8, value: &T) -> Result<Record, 
     Ok(Record { kind, schema: records::SCHEMA, payload: codec::encode(value)? })
 }
 
-/// The value in a record; none, with a log line, when it cannot be read.
-pub(crate) fn value<T: bincode::Decode<()>>(record: &Record, kind: u8) -> Option<T> {
+/// The value in a record, or why it cannot be read.
+///
+/// # Errors
+/// When the record is of another form, or its bytes are no such value.
+pub(crate) fn value<T: bincode::Decode<()>>(record: &Record, kind: u8) -> Result<T, String> {
     if record.kind != kind || record.schema != records::SCHEMA {
-        tracing::error!(kind = record.kind, schema = record.schema, "record of another form left alone");
-        return None;
+        return Err(format!("of kind {} and schema {}, which is not known here", record.kind, record.schema));
     }
-    codec::decode(&record.payload)
-        .inspect_err(|error| tracing::error!(%error, kind, "record cannot be read and is left alone"))
-        .ok()
+    codec::decode(&record.payload).map_err(|error| error.to_string())
+}
+
+/// Everything under `prefix` that can be read, by key. What cannot be read is set aside in the store: it stays there for
+/// a person to look at, is counted and is in nobody's way.
+///
+/// # Errors
+/// When the store fails.
+pub(crate) async fn load<T>(
+    store: &Store,
+    prefix: &[u8],
+    read: impl Fn(&[u8], &Record) -> Result<T, String>,
+) -> Result<Vec<(Vec<u8>, T)>, StoreError> {
+    let (mut good, mut unreadable) = (Vec::new(), Vec::new());
+    for (key, record) in store.scan(prefix.to_vec()).await? {
+        match read(&key, &record) {
+            Ok(value) => good.push((key, value)),
+            Err(reason) => unreadable.push(Unreadable { key, record, reason }),
+        }
+    }
+    if !unreadable.is_empty() {
+        store.set_aside(unreadable).await?;
+    }
+    Ok(good)
 }
 
 /// The id under which this node was registered last.
@@ -58,9 +81,12 @@ pub(crate) fn value<T: bincode::Decode<()>>(record: &Record, kind: u8) -> Option
 /// # Errors
 /// When the store fails.
 pub(crate) async fn node_id(store: &Store) -> Result<Option<NodeId>, StoreError> {
-    let Some(record) = store.get(NODE_KEY.to_vec()).await? else { return Ok(None) };
-    let text: Option<String> = value(&record, records::NODE);
-    Ok(text.and_then(|text| text.parse().ok()))
+    let read = |_: &[u8], record: &Record| {
+        let text: String = value(record, records::NODE)?;
+        text.parse().map_err(|_| "no id of a node".to_owned())
+    };
+    let found = load(store, NODE_KEY, read).await?;
+    Ok(found.into_iter().next().map(|(_, id)| id))
 }
 
 /// Keeps the node's id.
@@ -73,7 +99,12 @@ pub(crate) async fn keep_node_id(store: &Store, id: &NodeId) -> Result<(), Store
 }
 
 /// The number at the end of a key.
-fn sequence(key: &[u8]) -> Option<u64> {
-    let bytes = key.last_chunk::<8>()?;
-    Some(u64::from_be_bytes(*bytes))
+fn sequence(key: &[u8]) -> Result<u64, String> {
+    let bytes = key.last_chunk::<8>().ok_or("its key has no number")?;
+    Ok(u64::from_be_bytes(*bytes))
 }
+
+#[cfg(test)]
+mod golden;
+#[cfg(test)]
+mod tests;

@@ -47,6 +47,12 @@ impl Clock {
         Tick(u64::try_from(self.origin.elapsed().as_millis()).unwrap_or(u64::MAX))
     }
 
+    /// The time since the clock was made, as exact as it is known: to measure how long something takes.
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
+        self.origin.elapsed()
+    }
+
     /// The wall clock's time.
     #[must_use]
     pub fn wall(&self) -> WallTime {

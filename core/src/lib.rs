@@ -1,5 +1,5 @@
 //! The nouns that the control plane and the agent share: identifiers, runtimes, model sources, credentials,
-//! addresses, durations, the clock, exit codes and the log format.
+//! addresses, durations, the clock, the timing set, exit codes and the log format.
 //!
 //! Nothing here knows of actors, HTTP, gRPC or the store.
 
@@ -11,4 +11,5 @@ pub mod ids;
 pub mod runtime;
 pub mod source;
 pub mod telemetry;
+pub mod timing;
 pub mod token;

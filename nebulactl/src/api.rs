@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use nebula_core::exit::Exit;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
-use reqwest::{Client, Method, Response, Url, redirect};
+use reqwest::{Client, Method, RequestBuilder, Response, Url, redirect};
 use serde_json::Value;
 
 pub(crate) use self::error::{ApiError, message_of};
@@ -117,11 +117,16 @@ impl Api {
 
     /// Every item of a list, over all its pages.
     pub(crate) async fn list(&self, segments: &[&str]) -> Result<List> {
+        self.list_of(segments, &[]).await
+    }
+
+    /// The items of a list that a query asks for, over all its pages.
+    pub(crate) async fn list_of(&self, segments: &[&str], query: &[(&str, &str)]) -> Result<List> {
         let mut list = List::default();
         let mut cursor: Option<String> = None;
         for _ in 0..PAGES_MAX {
             let mut url = self.url(segments)?;
-            url.query_pairs_mut().append_pair("limit", PAGE_ITEMS);
+            url.query_pairs_mut().append_pair("limit", PAGE_ITEMS).extend_pairs(query);
             if let Some(cursor) = &cursor {
                 url.query_pairs_mut().append_pair("cursor", cursor);
             }
@@ -156,6 +161,20 @@ impl Api {
         patience: Duration,
     ) -> ApiResult<Response> {
         let response = self.send(method.clone(), url, body, patience).await?;
+        self.checked(method, url, response).await
+    }
+
+    /// `GET` of an event stream, after the event with this number.
+    pub(crate) async fn follow(&self, url: &Url, last_event: Option<&str>) -> ApiResult<Response> {
+        let mut request = self.request(Method::GET, url).header(ACCEPT, "text/event-stream");
+        if let Some(number) = last_event {
+            request = request.header("last-event-id", number);
+        }
+        let response = self.answered(url, request, ANSWER_TIMEOUT).await?;
+        self.checked(Method::GET, url, response).await
+    }
+
+    async fn checked(&self, method: Method, url: &Url, response: Response) -> ApiResult<Response> {
         if response.status().is_success() {
             return Ok(response);
         }
@@ -214,14 +233,22 @@ impl Api {
         body: Option<&Value>,
         patience: Duration,
     ) -> ApiResult<Response> {
-        let mut request =
-            self.http.request(method, url.clone()).header(ACCEPT, "application/json, */*;q=0.5");
-        if let Some(authorization) = &self.authorization {
-            request = request.header(AUTHORIZATION, authorization);
-        }
+        let mut request = self.request(method, url).header(ACCEPT, "application/json, */*;q=0.5");
         if let Some(body) = body {
             request = request.header(CONTENT_TYPE, "application/json").body(body.to_string());
         }
+        self.answered(url, request, patience).await
+    }
+
+    fn request(&self, method: Method, url: &Url) -> RequestBuilder {
+        let request = self.http.request(method, url.clone());
+        match &self.authorization {
+            Some(authorization) => request.header(AUTHORIZATION, authorization),
+            None => request,
+        }
+    }
+
+    async fn answered(&self, url: &Url, request: RequestBuilder, patience: Duration) -> ApiResult<Response> {
         match tokio::time::timeout(patience, request.send()).await {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) => Err(ApiError::unreachable(self.server(), url, &error)),

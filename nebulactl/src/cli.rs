@@ -96,11 +96,8 @@ pub(crate) enum Command {
     },
     /// Print the log of a deployment's runtime
     Logs(LogsArgs),
-    /// List what happened to a deployment, newest last
-    Events {
-        /// Name or id of the deployment
-        name: String,
-    },
+    /// List what happened, newest last
+    Events(EventsArgs),
     /// List and manage nodes
     #[command(visible_alias = "node")]
     Nodes {
@@ -198,6 +195,18 @@ pub(crate) struct LogsArgs {
     /// The log of the run before the last restart
     #[arg(long)]
     pub(crate) previous: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EventsArgs {
+    /// Name or id of a deployment [default: everything, with what was done by whom]
+    pub(crate) name: Option<String>,
+    /// Keep printing what happens
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Only the newest ones
+    #[arg(long, value_name = "N")]
+    pub(crate) tail: Option<u32>,
 }
 
 #[derive(Debug, Args)]

@@ -78,7 +78,7 @@ async fn execute(cli: Cli, output: &Output) -> Result<()> {
         Command::Scale { name, replicas } => deployments::scale(&connect()?, output, &name, replicas).await,
         Command::Delete { name, yes } => deployments::delete(&connect()?, output, &name, yes).await,
         Command::Logs(args) => logs::run(&connect()?, output, &args).await,
-        Command::Events { name } => events::run(&connect()?, output, &name).await,
+        Command::Events(args) => events::run(&connect()?, output, &args).await,
         Command::Nodes { command } => nodes::run(&connect()?, output, command).await,
         Command::Chat(args) => {
             let api = Settings::of_process(&global)?.with_key(args.api_key.as_deref());

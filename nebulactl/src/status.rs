@@ -13,7 +13,8 @@ use crate::{deployments, nodes};
 pub(crate) async fn run(api: &Api, output: &Output) -> Result<()> {
     let health = api.probe(&["health"]).await?;
     let ready = api.probe(&["ready"]).await?;
-    let reasons = if ready.ok { Vec::new() } else { reasons(&ready.body.value) };
+    let reasons = if ready.ok { Vec::new() } else { lines(&ready.body.value, "/reasons") };
+    let concerns = lines(&ready.body.value, "/concerns");
     // The counts need a token, health does not: show what can be had before saying what cannot.
     let (nodes, denied) = split(api.list(&nodes::PATH).await);
     let (deployments, denied_too) = split(api.list(&deployments::PATH).await);
@@ -23,6 +24,7 @@ pub(crate) async fn run(api: &Api, output: &Output) -> Result<()> {
     if output.is_json() {
         let status = json!({
             "server": api.server(), "health": health, "ready": ready.ok, "reasons": reasons,
+            "concerns": concerns,
             "nodes": nodes.as_ref().map(Counts::json), "deployments": deployments.as_ref().map(Counts::json),
         });
         output.json(&status.to_string())?;
@@ -32,6 +34,7 @@ pub(crate) async fn run(api: &Api, output: &Output) -> Result<()> {
         facts.add("Health", state(health));
         facts.add("Ready", state(if ready.ok { "ready" } else { "not ready" }.to_owned()));
         facts.add("Reasons", reasons.join("; "));
+        facts.add("Concerns", concerns.join("; "));
         facts.add("Nodes", nodes.as_ref().map(Counts::text).unwrap_or_default());
         facts.add("Deployments", deployments.as_ref().map(Counts::text).unwrap_or_default());
         output.facts(&facts)?;
@@ -53,13 +56,13 @@ fn split(list: Result<List>) -> (Option<List>, Option<Failure>) {
     }
 }
 
-/// Why nebulad is not ready, as the body of `/ready` says it.
-fn reasons(body: &Value) -> Vec<String> {
+/// Why nebulad is not ready, or what is of concern, as the body of `/ready` says it.
+fn lines(body: &Value, at: &str) -> Vec<String> {
     let of = |reason: &Value| match text_at(reason, "") {
         text if text.is_empty() => text_at(reason, "/message"),
         text => text,
     };
-    items_at(body, "/reasons").iter().map(of).filter(|reason| !reason.is_empty()).collect()
+    items_at(body, at).iter().map(of).filter(|reason| !reason.is_empty()).collect()
 }
 
 /// How many things there are, in all and in each state.

@@ -14,19 +14,23 @@ use nebula_core::ids::DeploymentId;
 use serde::Serialize;
 
 use self::keys::Keys;
+use super::letter::{Member, opens_letters};
 use super::supervisor::{Birth, ChildSpec, DeathWatch, Restart};
-use super::system::{System, start_child, start_child_later, store_error};
+use super::system::{System, patiently, store_error};
 use super::tree::Cell;
 use crate::domain::deployment::Deployment;
 use crate::domain::error::{Error, ErrorClass};
-use crate::domain::event::JournalEvent;
+use crate::domain::event::{Happening, Line, Origin};
 use crate::domain::idempotency::UsedKey;
-use crate::ports::Write;
+use crate::ports::{StoreError, Write};
 
 mod keys;
 
 /// Where the catalog is in the tree.
 pub const PATH: &str = "/catalog";
+
+/// How many deployments may be made durable at a time.
+const CREATING_MAX: usize = 256;
 
 /// What the catalog publishes.
 #[derive(Debug, Serialize)]
@@ -52,7 +56,9 @@ pub struct Catalog {
     keys: Keys,
     system: System,
     cell: Arc<Cell>,
-    _watch: DeathWatch,
+    /// Deployments that are being made durable.
+    creating: usize,
+    watch: DeathWatch,
 }
 
 /// How the catalog is built.
@@ -65,22 +71,23 @@ pub(crate) fn spec(system: System) -> ChildSpec {
 
 impl Catalog {
     async fn load(birth: Birth, system: System) -> Result<(), Error> {
-        let stored = system.store.deployment_names().await.map_err(store_error)?;
+        let stored = patiently(|| system.store.deployment_names()).await.map_err(store_error)?;
         for (id, _) in &stored {
             // One that cannot be built is shown as crashed; it keeps nobody else from starting.
             let child = super::deployment::spec(system.clone(), *id);
-            if let Err(error) = start_child(&system.supervisors.deployments, child).await {
+            if let Err(error) = system.supervisors.deployments.start(child).await {
                 tracing::error!(deployment_id = %id, %error, "deployment not started");
             }
         }
-        let keys = Keys::load(system.store.used_keys().await.map_err(store_error)?);
+        let keys = Keys::load(patiently(|| system.store.used_keys()).await.map_err(store_error)?);
         let names = stored.into_iter().map(|(id, name)| (name, id)).collect();
         let catalog = Self {
             names: Arc::new(RwLock::new(names)),
             keys,
             system,
             cell: birth.cell.clone(),
-            _watch: birth.watch,
+            creating: 0,
+            watch: birth.watch,
         };
         catalog.publish();
         birth.cell.running(catalog.start());
@@ -102,15 +109,33 @@ impl Actor for Catalog {
     type Context = Context<Self>;
 }
 
+impl Member for Catalog {
+    fn cell(&self) -> &Arc<Cell> {
+        &self.cell
+    }
+
+    fn watch(&mut self) -> &mut DeathWatch {
+        &mut self.watch
+    }
+
+    fn busy(&self) -> bool {
+        self.creating > 0
+    }
+}
+
+opens_letters!(Catalog);
+
 /// From the API: a new deployment. Answers when it is durable. With a key it may be sent again; without one a
 /// timeout means: unknown, look it up by name.
-#[derive(Message)]
+#[derive(Debug, Message)]
 #[rtype(result = "Result<Created, Error>")]
 pub struct Create {
     /// The deployment.
     pub deployment: Deployment,
     /// The client's key for this request and the hash of its body.
     pub key: Option<(String, [u8; 32])>,
+    /// Who wants it.
+    pub origin: Origin,
 }
 
 /// What became of a `Create`.
@@ -141,60 +166,78 @@ impl Catalog {
         Ok(None)
     }
 
-    /// A new deployment's first writes: its record, the journal's first line, and its key.
+    /// A new deployment's first writes: its record and its key.
     fn first_writes(&mut self, dep: &Deployment, used: Option<&UsedKey>) -> Vec<Write> {
-        let created = JournalEvent {
-            seq: self.system.journal.next(),
-            time: dep.created_at,
-            deployment: dep.id,
-            kind: "created".to_owned(),
-            message: format!("model {} on runtime {}", dep.spec.model, dep.spec.runtime),
-            replica: None,
-            node: None,
-        };
         let outdated = self.keys.outdated(dep.created_at).into_iter().map(Write::DeleteUsedKey);
         let mut writes: Vec<Write> = outdated.collect();
         writes.push(Write::PutDeployment(Box::new(dep.clone())));
-        writes.push(Write::PutEvent(Box::new(created)));
         writes.extend(used.map(|used| Write::PutUsedKey(Box::new(used.clone()))));
         writes
     }
+}
+
+/// The journal's first lines about a new deployment.
+fn first_lines(dep: &Deployment, origin: Origin) -> Vec<Line> {
+    let message = format!("model {} on runtime {}", dep.spec.model, dep.spec.runtime);
+    let audited = format!("deployment \"{}\": {message}", dep.name);
+    let created = Happening { kind: "created", message, replica: None, node: None };
+    let audit = Line::of_audit(origin, "deployment.create", audited, dep.created_at);
+    vec![audit.to_deployment(dep.id), Line::of_deployment(dep.id, created, dep.created_at)]
 }
 
 impl Handler<Create> for Catalog {
     type Result = ResponseActFuture<Self, Result<Created, Error>>;
 
     fn handle(&mut self, create: Create, _: &mut Context<Self>) -> Self::Result {
-        self.cell.received();
+        if self.creating >= CREATING_MAX {
+            return Box::pin(async { Err(Error::overloaded()) }.into_actor(self));
+        }
         match self.take(&create) {
             Ok(None) => self.publish(),
             Ok(Some(before)) => return Box::pin(async move { Ok(before) }.into_actor(self)),
             Err(error) => return Box::pin(async move { Err(error) }.into_actor(self)),
         }
-        let Create { deployment: dep, key } = create;
+        let Create { deployment: dep, key, origin } = create;
         let used = key.map(|(key, body)| UsedKey { key, body, deployment: dep.id, at: dep.created_at });
         let writes = self.first_writes(&dep, used.as_ref());
-        let commit = self.system.store.commit(writes);
-        Box::pin(commit.into_actor(self).map(move |result, catalog, _| match result {
+        let commit = self.system.journal.commit(writes, first_lines(&dep, origin));
+        self.creating += 1;
+        let created = commit.into_actor(self).map(move |result, catalog: &mut Self, _| {
+            let _turn = catalog.cell.future_turn("future: a new deployment is committed");
+            catalog.creating -= 1;
+            catalog.created(&dep, used, result)
+        });
+        Box::pin(created)
+    }
+}
+
+impl Catalog {
+    fn created(
+        &mut self,
+        dep: &Deployment,
+        used: Option<UsedKey>,
+        result: Result<(), StoreError>,
+    ) -> Result<Created, Error> {
+        match result {
             Ok(()) => {
                 tracing::info!(deployment_id = %dep.id, model = dep.name, "deployment created");
-                catalog.keys.finish(used);
-                catalog.system.tree.plant(&super::deployment::path(dep.id), "deployment");
-                let child = super::deployment::spec(catalog.system.clone(), dep.id);
-                start_child_later(catalog.system.supervisors.deployments.clone(), child);
+                self.keys.finish(used);
+                self.system.tree.plant(&super::deployment::path(dep.id), "deployment");
+                let child = super::deployment::spec(self.system.clone(), dep.id);
+                self.system.supervisors.deployments.start_later(child);
                 Ok(Created::New)
             }
             Err(error) => {
-                catalog.keys.abandon(used.as_ref().map(|used| used.key.as_str()));
-                catalog.free(&dep.name);
+                self.keys.abandon(used.as_ref().map(|used| used.key.as_str()));
+                self.free(&dep.name);
                 Err(store_error(error))
             }
-        }))
+        }
     }
 }
 
 /// From a deployment that has nothing left: its name is free.
-#[derive(Message)]
+#[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct Gone(pub DeploymentId);
 
@@ -202,7 +245,6 @@ impl Handler<Gone> for Catalog {
     type Result = ();
 
     fn handle(&mut self, Gone(id): Gone, _: &mut Context<Self>) {
-        self.cell.received();
         self.names.write().unwrap_or_else(PoisonError::into_inner).retain(|_, other| *other != id);
         self.publish();
         let keys: Vec<Write> = self.keys.forget(id).into_iter().map(Write::DeleteUsedKey).collect();

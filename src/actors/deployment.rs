@@ -6,7 +6,7 @@
 //! * Timers: one, after which waiting replicas ask for a place again.
 //! * On crash: loads itself from the store and compares again what is wanted with what nodes report.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,18 +16,22 @@ use actix::{
 };
 use nebula_core::clock::Clock;
 use nebula_core::ids::{CommandId, DeploymentId, Generation, NodeId, ReplicaId};
+use tokio::sync::Semaphore;
 
 use self::machine::{Effect, Event, Intent, Machine};
-use super::effects::{Effects, Performer, Replies, ReplyTo, Split, perform_all};
+use super::effects::{Effects, Performer, Replies, Split, perform_all};
+use super::letter::{self, Member, opens_letters};
+use super::reply::ReplyTo;
 use super::scheduler::{Place, Placed};
 use super::session::SessionStatus;
 use super::supervisor::{Birth, ChildSpec, DeathWatch, Restart};
 use super::system::{System, patiently, store_error};
 use super::tree::Cell;
 use crate::domain::command::Command;
-use crate::domain::deployment::Deployment;
+use crate::domain::deployment::{Deployment, Replica};
 use crate::domain::error::{Error, ErrorClass};
-use crate::domain::event::{EVENTS_PER_DEPLOYMENT_MAX, Happening, JournalEvent};
+use crate::domain::event::{DEPLOYMENT_DELETED, Happening, Line, Origin, Subject};
+use crate::domain::report::NodeFacts;
 use crate::ports::Write;
 
 pub mod machine;
@@ -44,6 +48,9 @@ const SEND_RETRY: Duration = Duration::from_secs(1);
 
 /// How often it is given.
 const SEND_TRIES: u32 = 60;
+
+/// How many commands of one deployment may wait for their sessions.
+const SENDING_MAX: usize = 1_024;
 
 /// How long to wait before a session that is not open yet is looked for again.
 const SESSION_LOOK: Duration = Duration::from_millis(100);
@@ -64,7 +71,7 @@ pub struct DeploymentActor {
     effects: Effects<Effect>,
     replies: Replies<Result<Deployment, Error>>,
     followed: BTreeMap<NodeId, SpawnHandle>,
-    journal: VecDeque<u64>,
+    sending: Arc<Semaphore>,
     watch: DeathWatch,
 }
 
@@ -79,18 +86,24 @@ pub(crate) fn spec(system: System, id: DeploymentId) -> ChildSpec {
 impl DeploymentActor {
     async fn load(birth: Birth, system: System, id: DeploymentId) -> Result<(), Error> {
         let stored = patiently(|| system.store.deployment(id)).await.map_err(store_error)?;
-        let dep = stored
-            .ok_or_else(|| Error::new(ErrorClass::NotFound, format!("deployment {id} is not stored")))?;
-        let events = patiently(|| system.store.events(id)).await.map_err(store_error)?;
+        let Some(dep) = stored else {
+            // It was deleted, and the actor before fell between that and its last words.
+            let Birth { mut watch, .. } = birth;
+            system.hold_places(id, Vec::new(), 0);
+            system.withdraw_route(id);
+            system.deployment_gone(id);
+            watch.finishes();
+            return Ok(());
+        };
         let actor = Self {
             id,
             machine: Machine::load(dep),
             clock: system.tree.clock(),
             cell: birth.cell.clone(),
-            effects: Effects::new(system.store.clone()),
+            effects: Effects::new(system.journal.clone()),
             replies: Replies::new(),
             followed: BTreeMap::new(),
-            journal: events.iter().map(|event| event.seq).collect(),
+            sending: Arc::new(Semaphore::new(SENDING_MAX)),
             watch: birth.watch,
             system,
         };
@@ -98,45 +111,52 @@ impl DeploymentActor {
         Ok(())
     }
 
+    /// Says which replicas keep what the scheduler has reserved for them.
+    fn hold_places(&self, keeps: impl Fn(&Replica) -> bool) {
+        let dep = self.machine.deployment();
+        let kept = dep.replicas.iter().filter(|replica| keeps(replica));
+        let places = kept.map(|replica| (replica.id, replica.placement.clone())).collect();
+        self.system.hold_places(self.id, places, dep.spec.cpu.cores);
+    }
+
     fn drive(&mut self, event: Event, ctx: &mut Context<Self>) {
         let effects = self.machine.step(event);
         perform_all(self, effects, ctx);
     }
 
-    /// Numbers the journal's lines and makes room for them.
-    fn journal(&mut self, happenings: Vec<Happening>) -> Vec<Write> {
-        let mut writes = Vec::new();
-        for happening in happenings {
-            let seq = self.system.journal.next();
-            tracing::info!(
-                deployment_id = %self.id,
-                model = self.machine.deployment().name,
-                event = happening.kind,
-                detail = happening.message,
-                "deployment event"
-            );
-            writes.push(Write::PutEvent(Box::new(JournalEvent {
-                seq,
-                time: self.clock.wall(),
-                deployment: self.id,
-                kind: happening.kind.to_owned(),
-                message: happening.message,
-                replica: happening.replica,
-                node: happening.node,
-            })));
-            self.journal.push_back(seq);
+    /// Adds lines of the journal to the next commit. The last one belongs to the audit: it stays.
+    fn tell(&mut self, happenings: Vec<Happening>, ends: bool) {
+        let now = self.clock.wall();
+        let lines = happenings.into_iter().map(|what| Line::of_deployment(self.id, what, now));
+        let name = &self.machine.deployment().name;
+        let last = ends.then(|| Line {
+            time: now,
+            subject: Subject::Audit { origin: Origin::nebulad(), deployment: Some(self.id) },
+            kind: DEPLOYMENT_DELETED.to_owned(),
+            message: format!("deployment \"{name}\" is gone"),
+            replica: None,
+            node: None,
+        });
+        self.effects.note(lines.chain(last));
+    }
+
+    /// Adds what an operator did to the next commit, if it was done.
+    fn audit(&mut self, effects: &[Effect], reply: ReplyTo, intent: &Intent, origin: Origin) {
+        let done = |effect: &Effect| matches!(effect, Effect::Reply(to, Ok(())) if *to == reply);
+        if effects.iter().any(done) {
+            let (kind, what) = intent.told();
+            let message = format!("deployment \"{}\": {what}", self.machine.deployment().name);
+            let line = Line::of_audit(origin, kind, message, self.clock.wall());
+            self.effects.note([line.to_deployment(self.id)]);
         }
-        while self.journal.len() > EVENTS_PER_DEPLOYMENT_MAX {
-            writes.extend(self.journal.pop_front().map(|seq| Write::DeleteEvent(self.id, seq)));
-        }
-        writes
     }
 
     fn seek_place(&mut self, id: ReplicaId, generation: Generation, ctx: &mut Context<Self>) {
         let request = super::scheduler::request(self.machine.deployment(), id);
         let scheduler = self.system.scheduler.clone();
         let answer = async move { scheduler.ask(super::scheduler::PATH, Place(request)).await };
-        ctx.spawn(answer.into_actor(self).map(move |answer, actor, ctx| {
+        ctx.spawn(answer.into_actor(self).map(move |answer, actor: &mut Self, ctx| {
+            let _turn = actor.cell.future_turn("future: a place");
             let event = match answer {
                 Ok(Placed::On(placement)) => Event::Placed(id, generation, placement),
                 Ok(Placed::Nowhere(why)) => Event::Unplaceable(id, generation, why),
@@ -149,13 +169,22 @@ impl DeploymentActor {
     /// Gives a command to a node's session until it is durable there or the node is forgotten, for a minute at most:
     /// after that the next report shows what is still missing. It goes on when the actor ends: the last thing that a deployment says must be heard.
     fn send(&mut self, command: Command) {
+        let Ok(permit) = self.sending.clone().try_acquire_owned() else {
+            tracing::error!(deployment_id = %self.id, command_id = %command.id, "too many commands wait for sessions");
+            return;
+        };
         let sessions = self.system.sessions.clone();
         let path = super::session::path(&command.node_id);
         let sent = async move {
+            let _permit = permit;
             for _ in 0..SEND_TRIES {
                 match sessions.ask(&path, super::session::Enqueue(command.clone())).await {
                     Ok(Ok(())) => return,
                     Err(error) if error.class == ErrorClass::NotFound => return,
+                    Err(error) if error.class == ErrorClass::Unprocessable => {
+                        tracing::error!(path, command_id = %command.id, %error, "command is not given");
+                        return;
+                    }
                     Ok(Err(error)) | Err(error) => {
                         tracing::warn!(path, command_id = %command.id, %error, "command waits for its session");
                         tokio::time::sleep(SEND_RETRY).await;
@@ -172,14 +201,30 @@ impl DeploymentActor {
             return;
         }
         let (system, address, followed) = (self.system.clone(), ctx.address(), node.clone());
+        let (id, own) = (self.id, self.cell.clone());
         let following = async move {
             let Some(cell) = find_session(&system, &followed).await else {
                 // Nobody is left who could hear it if this fails.
-                let _ = address.send(News::NodeGone(followed)).await;
+                let _ = letter::tell(&address, &own, None, News::NodeGone(followed));
                 return;
             };
             let mut news = cell.watch();
-            while address.send(Look(followed.clone())).await.is_ok() && news.changed().await.is_ok() {}
+            loop {
+                let facts = cell.status::<SessionStatus>().and_then(|status| status.facts_for(id));
+                let look = facts.map(|facts| letter::ask(&address, &own, None, Look(facts))).transpose();
+                // The next look waits for this one: they never pile up.
+                let seen = look.inspect_err(|error| {
+                    tracing::error!(deployment_id = %id, node_id = %followed, %error, "news of a node not taken");
+                });
+                if let Ok(Some(seen)) = seen
+                    && seen.await.is_err()
+                {
+                    return;
+                }
+                if news.changed().await.is_err() {
+                    return;
+                }
+            }
         };
         let handle = ctx.spawn(following.into_actor(self));
         self.followed.insert(node, handle);
@@ -204,9 +249,26 @@ impl Actor for DeploymentActor {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Context<Self>) {
+        self.hold_places(|replica| replica.placement.is_some());
         self.drive(Event::Started(self.clock.wall()), ctx);
     }
 }
+
+impl Member for DeploymentActor {
+    fn cell(&self) -> &Arc<Cell> {
+        &self.cell
+    }
+
+    fn watch(&mut self) -> &mut DeathWatch {
+        &mut self.watch
+    }
+
+    fn busy(&self) -> bool {
+        self.effects.busy()
+    }
+}
+
+opens_letters!(DeploymentActor);
 
 impl Performer for DeploymentActor {
     type Effect = Effect;
@@ -215,18 +277,11 @@ impl Performer for DeploymentActor {
         &mut self.effects
     }
 
-    fn watch(&mut self) -> &mut DeathWatch {
-        &mut self.watch
-    }
-
     fn writes(&mut self, effect: Effect) -> Split<Effect> {
         match effect {
-            Effect::Persist(mut writes, happenings) => {
+            Effect::Persist(writes, happenings) => {
                 let ends = writes.iter().any(|write| matches!(write, Write::DeleteDeployment(_)));
-                writes.extend(self.journal(happenings));
-                if ends {
-                    writes.extend(self.journal.drain(..).map(|seq| Write::DeleteEvent(self.id, seq)));
-                }
+                self.tell(happenings, ends);
                 Split::Writes(writes)
             }
             other => Split::Other(other),
@@ -263,7 +318,10 @@ impl Performer for DeploymentActor {
             Effect::Publish(spec) => self.system.publish_route(*spec),
             Effect::Withdraw => self.system.withdraw_route(self.id),
             Effect::RetryAfter(wait) => {
-                ctx.run_later(wait, |actor, ctx| actor.drive(Event::RetryPlacement, ctx));
+                ctx.run_later(wait, |actor, ctx| {
+                    let _turn = actor.cell.timer_turn("timer: places are asked for again");
+                    actor.drive(Event::RetryPlacement, ctx);
+                });
             }
             Effect::Finished => {
                 self.system.deployment_gone(self.id);
@@ -280,24 +338,33 @@ impl Performer for DeploymentActor {
 
 /// From the API: what the user wants. Answers with the deployment when it is durable. Idempotent, except that
 /// each `Restart` restarts.
-#[derive(Message)]
+#[derive(Debug, Message)]
 #[rtype(result = "Result<Deployment, Error>")]
-pub struct Want(pub Intent);
+pub struct Want {
+    /// What.
+    pub intent: Intent,
+    /// Who.
+    pub origin: Origin,
+}
 
 impl Handler<Want> for DeploymentActor {
     type Result = ResponseFuture<Result<Deployment, Error>>;
 
-    fn handle(&mut self, Want(intent): Want, ctx: &mut Context<Self>) -> Self::Result {
-        self.cell.received();
-        let (reply, answer): (ReplyTo, _) = self.replies.open();
+    fn handle(&mut self, Want { intent, origin }: Want, ctx: &mut Context<Self>) -> Self::Result {
+        let (reply, answer): (ReplyTo, _) = match self.replies.open() {
+            Ok(open) => open,
+            Err(error) => return Box::pin(async move { Err(error) }),
+        };
         let now = self.clock.wall();
-        self.drive(Event::Intent(reply, intent, now), ctx);
+        let effects = self.machine.step(Event::Intent(reply, intent.clone(), now));
+        self.audit(&effects, reply, &intent, origin);
+        perform_all(self, effects, ctx);
         Box::pin(async move { answer.await.unwrap_or_else(|_| Err(Error::restarting())) })
     }
 }
 
 /// From a session: its agent refuses to start a replica.
-#[derive(Message)]
+#[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct Rejected {
     /// The replica.
@@ -312,13 +379,12 @@ impl Handler<Rejected> for DeploymentActor {
     type Result = ();
 
     fn handle(&mut self, rejected: Rejected, ctx: &mut Context<Self>) {
-        self.cell.received();
         self.drive(Event::Rejected(rejected.replica, rejected.generation, rejected.why), ctx);
     }
 }
 
 /// From others, when what they know may matter here.
-#[derive(Message)]
+#[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub enum News {
     /// From the scheduler: there may be a place now.
@@ -327,13 +393,14 @@ pub enum News {
     NodeGone(NodeId),
     /// From the router, which has just started: publish your route.
     PublishAgain,
+    /// From the scheduler, which has just started: say which places you hold.
+    PlacesAgain,
 }
 
 impl Handler<News> for DeploymentActor {
     type Result = ();
 
     fn handle(&mut self, news: News, ctx: &mut Context<Self>) {
-        self.cell.received();
         match news {
             News::Capacity => self.drive(Event::RetryPlacement, ctx),
             News::NodeGone(node) => self.drive(Event::NodeGone(node), ctx),
@@ -342,25 +409,21 @@ impl Handler<News> for DeploymentActor {
                     self.system.publish_route(spec);
                 }
             }
+            News::PlacesAgain => self.hold_places(|_| true),
         }
     }
 }
 
-/// A followed node has news.
-#[derive(Message)]
+/// A followed node has news: how it stands now.
+#[derive(Debug, Message)]
 #[rtype(result = "()")]
-struct Look(NodeId);
+pub(super) struct Look(pub(super) NodeFacts);
 
 impl Handler<Look> for DeploymentActor {
     type Result = ();
 
-    fn handle(&mut self, Look(node): Look, ctx: &mut Context<Self>) {
-        let cell = self.system.tree.cell(&super::session::path(&node));
-        let facts =
-            cell.and_then(|cell| cell.status::<SessionStatus>()).and_then(|status| status.facts_for(self.id));
-        if let Some(facts) = facts {
-            self.drive(Event::Node(facts), ctx);
-        }
+    fn handle(&mut self, Look(facts): Look, ctx: &mut Context<Self>) {
+        self.drive(Event::Node(facts), ctx);
     }
 }
 

@@ -1,27 +1,28 @@
 //! How messages reach actors: the current address is looked up for each one, admission is bounded, and what
 //! goes wrong comes back as an error of the domain.
 //!
-//! actix mailboxes refuse nothing in practice, so the bound is here. A `send` whose future is dropped before the
-//! message is handled silently skips it, so every message travels in a task of its own: a caller that goes away
-//! takes back nothing.
-
-#![expect(clippy::disallowed_methods, reason = "this is the one place that sends")]
+//! actix mailboxes refuse nothing in practice, so the bound is here. A message that was admitted is handled whether
+//! its caller waits for the answer or not: a client that hangs up takes back nothing.
 
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::dev::ToEnvelope;
-use actix::{Actor, Addr, Handler, Message};
+use actix::{Addr, Handler, Message};
 
-use super::tree::{Cell, Life, Tree};
+use super::letter::{self, Member};
+use super::traced::Traced;
+use super::tree::{Cell, Life, Ticket, Tree};
 use crate::domain::error::{Error, ErrorClass};
 
 /// How many messages may wait for one actor.
-const WAITING_MAX: usize = 4_096;
+pub const WAITING_MAX: usize = 4_096;
 
 /// How long a caller waits for an answer.
 pub const ASK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a read waits for an actor that is being built again.
+pub const READ_WAIT: Duration = Duration::from_secs(2);
 
 /// Reaches the actors of one kind by path.
 pub struct Handle<A> {
@@ -49,68 +50,86 @@ impl<A> Handle<A> {
     }
 }
 
-impl<A: Actor> Handle<A>
-where
-    Addr<A>: Send + Sync,
-{
-    /// Sends a message and waits for its answer.
+impl<A: Member> Handle<A> {
+    /// Sends a message and waits for its answer. It is sent once, whatever happens.
     ///
     /// # Errors
     /// `NotFound` when there is no such actor, `Restarting` when it is down or fell while answering (a mutation
-    /// may have happened), `Overloaded` when too many wait for it, `Timeout` after [`ASK_TIMEOUT`].
+    /// may have happened), `Overloaded` when too many wait for it, `Unprocessable` when the message is set aside,
+    /// `Timeout` after [`ASK_TIMEOUT`].
     ///
     /// # Cancel safety
     /// Dropping the future does not take the message back.
     pub async fn ask<M>(&self, path: &str, message: M) -> Result<M::Result, Error>
     where
-        M: Message + Send + 'static,
+        M: Message + Traced + Send + 'static,
         M::Result: Send,
         A: Handler<M>,
-        A::Context: ToEnvelope<A, M>,
     {
-        let (_, addr) = self.admit(path)?;
-        let answer = tokio::spawn(async move { addr.send(message).await });
+        let (cell, addr, ticket) = self.admit(path)?;
+        let answer = letter::ask(&addr, &cell, Some(ticket), message)?;
         match tokio::time::timeout(ASK_TIMEOUT, answer).await {
-            Ok(Ok(Ok(answer))) => Ok(answer),
-            Ok(Ok(Err(_)) | Err(_)) => Err(Error::restarting()),
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(_)) => Err(Error::restarting()),
             Err(_) => {
                 Err(Error::new(ErrorClass::Timeout, "no answer in time; whether it happened is unknown"))
             }
         }
     }
 
-    /// Sends a message and does not wait. What cannot be delivered is dropped: whoever needs it asks again.
-    pub fn tell<M>(&self, path: &str, message: M)
+    /// Asks for something that changes nothing. When the actor is down or falls, it is asked once more as soon as it
+    /// is back, which is waited for up to [`READ_WAIT`].
+    ///
+    /// # Errors
+    /// As for [`Handle::ask`].
+    pub async fn read<M>(&self, path: &str, message: impl Fn() -> M) -> Result<M::Result, Error>
     where
-        M: Message + Send + 'static,
+        M: Message + Traced + Send + 'static,
         M::Result: Send,
         A: Handler<M>,
-        A::Context: ToEnvelope<A, M>,
     {
-        match self.admit(path) {
-            Ok((_, addr)) => addr.do_send(message),
-            Err(error) => tracing::debug!(path, %error, "message not delivered"),
+        match self.ask(path, message()).await {
+            Err(error) if error.class == ErrorClass::Restarting => {
+                let cell = self.tree.cell(path).ok_or_else(Error::restarting)?;
+                let _ = tokio::time::timeout(READ_WAIT, cell.up()).await;
+                self.ask(path, message()).await
+            }
+            other => other,
         }
     }
 
-    fn admit(&self, path: &str) -> Result<(Arc<Cell>, Addr<A>), Error> {
+    /// Sends a message and does not wait. What cannot be delivered is dropped: whoever needs it asks again.
+    pub fn tell<M>(&self, path: &str, message: M)
+    where
+        M: Message + Traced + Send + 'static,
+        M::Result: Send,
+        A: Handler<M>,
+    {
+        let told = self
+            .admit(path)
+            .and_then(|(cell, addr, ticket)| letter::tell(&addr, &cell, Some(ticket), message));
+        if let Err(error) = told {
+            tracing::debug!(path, %error, "message not delivered");
+        }
+    }
+
+    fn admit(&self, path: &str) -> Result<(Arc<Cell>, Addr<A>, Ticket), Error> {
         let cell = self
             .tree
             .cell(path)
             .ok_or_else(|| Error::new(ErrorClass::NotFound, "there is no such part of the control plane"))?;
         if cell.waiting() >= WAITING_MAX {
-            return Err(Error::new(ErrorClass::Overloaded, "too many requests wait here, try again later"));
+            return Err(Error::overloaded());
         }
-        match (cell.addr(), cell.life()) {
-            (Some(addr), _) => {
-                cell.sent();
-                Ok((cell, addr))
-            }
+        match (cell.door(), cell.life()) {
+            (Some((addr, ticket)), _) => Ok((cell, addr, ticket)),
             (None, Life::Crashed) => Err(Error::new(
                 ErrorClass::Restarting,
                 "this part of the control plane has crashed; an operator can restart it under /admin/actors",
             )),
-            (None, Life::Starting | Life::Running | Life::Restarting) => Err(Error::restarting()),
+            (None, Life::Starting | Life::Running | Life::Stopping | Life::Restarting) => {
+                Err(Error::restarting())
+            }
         }
     }
 }

@@ -9,17 +9,18 @@ use nebula_core::ids::{DeploymentId, NodeId};
 use super::catalog::{CatalogStatus, Create, Created};
 use super::deployment::machine::Intent;
 use super::deployment::{DeploymentStatus, Want, choose_replica};
+use super::poison::PoisonView;
 use super::registry::machine::NodeUpdate;
 use super::registry::{Change, GetNode, GetNodes};
 use super::session::SessionStatus;
-use super::supervisor::RestartChild;
 use super::system::{System, store_error};
 use super::tree::{Cell, Life};
+use super::upkeep::Need;
 use crate::domain::deployment::Deployment;
 use crate::domain::error::{Error, ErrorClass};
-use crate::domain::event::JournalEvent;
+use crate::domain::event::{Line, Origin};
 use crate::domain::node::{Availability, NodeHealth, NodeStats, Scheduling};
-use crate::ports::{AgentError, ByteStream, LogQuery, StoreReport};
+use crate::ports::{AgentError, ByteStream, LogQuery};
 
 /// How long a read waits for an actor that is just being built.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(2);
@@ -116,6 +117,7 @@ impl System {
     /// `Conflict` when the name is taken, `Unprocessable` when it is too large to be stored or its key was used
     /// for another request.
     pub async fn create(&self, create: Create) -> Result<Created, Error> {
+        self.admit(Need::Growing)?;
         self.catalog.ask(super::catalog::PATH, create).await?
     }
 
@@ -123,23 +125,25 @@ impl System {
     ///
     /// # Errors
     /// `NotFound`, or `Conflict` when it is being deleted.
-    pub async fn want(&self, name: &str, intent: Intent) -> Result<Deployment, Error> {
+    pub async fn want(&self, name: &str, intent: Intent, origin: Origin) -> Result<Deployment, Error> {
         let path = super::deployment::path(self.find_deployment(name)?);
+        let ends = matches!(intent, Intent::Stop | Intent::Delete);
+        self.admit(if ends { Need::Freeing } else { Need::Keeping })?;
         self.built(&path).await;
-        let answer = self.deployments.ask(&path, Want(intent)).await;
+        let answer = self.deployments.ask(&path, Want { intent, origin }).await;
         answer.map_err(|error| match error.class {
             ErrorClass::NotFound => no_such_deployment(name),
             _ => error,
         })?
     }
 
-    /// A deployment's journal, oldest first.
+    /// Writes down what an operator is about to do where no record changes with it.
     ///
     /// # Errors
-    /// `NotFound`, or what the store says.
-    pub async fn events(&self, name: &str) -> Result<Vec<JournalEvent>, Error> {
-        let id = self.find_deployment(name)?;
-        self.store.events(id).await.map_err(store_error)
+    /// What the store says; then it must not be done.
+    pub async fn audit(&self, origin: Origin, kind: &str, message: String) -> Result<(), Error> {
+        let line = Line::of_audit(origin, kind, message, self.tree.clock().wall());
+        self.journal.commit(Vec::new(), vec![line]).await.map_err(store_error)
     }
 
     /// A replica's log, from its agent.
@@ -171,7 +175,7 @@ impl System {
     /// # Errors
     /// When the registry does not answer.
     pub async fn nodes(&self) -> Result<Vec<NodePicture>, Error> {
-        let nodes = self.read_registry(|| GetNodes).await?;
+        let nodes = self.registry.read(super::registry::PATH, || GetNodes).await?;
         Ok(nodes.into_iter().map(|(update, heard_ago)| self.picture(update, heard_ago)).collect())
     }
 
@@ -200,19 +204,32 @@ impl System {
     ///
     /// # Errors
     /// `NotFound`, or `Conflict` when several nodes share the name.
-    pub async fn schedule_node(&self, name: &str, scheduling: Scheduling) -> Result<NodePicture, Error> {
+    pub async fn schedule_node(
+        &self,
+        name: &str,
+        scheduling: Scheduling,
+        origin: Origin,
+    ) -> Result<NodePicture, Error> {
         let id = self.node(name).await?.update.node.id;
-        self.registry.ask(super::registry::PATH, Change::Schedule(id.clone(), scheduling)).await??;
+        self.registry.ask(super::registry::PATH, Change::Schedule(id.clone(), scheduling, origin)).await??;
         self.node(id.as_str()).await
+    }
+
+    /// Opens the brake against mass failure: the nodes that it holds are declared offline.
+    ///
+    /// # Errors
+    /// `Conflict` when it is open.
+    pub async fn release_brake(&self, origin: Origin) -> Result<(), Error> {
+        self.registry.ask(super::registry::PATH, Change::ReleaseBrake(origin)).await?.map(drop)
     }
 
     /// Forgets a node.
     ///
     /// # Errors
     /// `NotFound`, or `Conflict` when it is online.
-    pub async fn forget_node(&self, name: &str) -> Result<(), Error> {
+    pub async fn forget_node(&self, name: &str, origin: Origin) -> Result<(), Error> {
         let id = self.node(name).await?.update.node.id;
-        self.registry.ask(super::registry::PATH, Change::Forget(id)).await?.map(drop)
+        self.registry.ask(super::registry::PATH, Change::Forget(id, origin)).await?.map(drop)
     }
 
     /// What runs on each node: deployment and replica.
@@ -229,15 +246,6 @@ impl System {
         by_node
     }
 
-    /// How the store does, with the number of records of each kind.
-    ///
-    /// # Errors
-    /// What the store says.
-    pub async fn store_status(&self) -> Result<(StoreReport, BTreeMap<&'static str, usize>), Error> {
-        let census = self.store.census().await.map_err(store_error)?;
-        Ok((self.store.report(), census))
-    }
-
     /// Why nebulad is not ready, in words; nothing when it is.
     #[must_use]
     pub fn not_ready(&self) -> Vec<String> {
@@ -245,62 +253,44 @@ impl System {
         let down = core
             .into_iter()
             .filter(|path| self.tree.cell(path).is_none_or(|cell| cell.life() != Life::Running));
-        let store = self.store.report().failed.map(|why| format!("the store has failed: {why}"));
-        down.map(|path| format!("actor {path} is not running")).chain(store).collect()
+        let report = self.store.report();
+        let store = report.reason.filter(|_| report.state != "ok");
+        let store = store.map(|why| format!("the store is {}: {why}", report.state));
+        let stuck = self.tree.culprits().into_iter().map(|(cell, stuck)| {
+            format!("actor {} is stuck in {} for {} s", cell.path(), stuck.what, stuck.lasts.as_secs())
+        });
+        down.map(|path| format!("actor {path} is not running")).chain(store).chain(stuck).collect()
     }
 
-    /// Brings back an actor that has crashed.
+    /// Brings back an actor that has crashed. One that runs is built anew when messages are set aside for it: they are
+    /// delivered again.
     ///
     /// # Errors
-    /// `NotFound`.
-    pub async fn restart_actor(&self, path: &str) -> Result<(), Error> {
+    /// `NotFound`, or `Conflict` when it runs and nothing is set aside.
+    pub async fn restart_actor(&self, path: &str, origin: Origin) -> Result<(), Error> {
         let nobody = || Error::new(ErrorClass::NotFound, format!("there is no actor {path}"));
         self.tree.cell(path).ok_or_else(nobody)?;
-        let families = [
-            (super::session::PARENT, &self.supervisors.sessions),
-            (super::deployment::PARENT, &self.supervisors.deployments),
-            (super::route::PARENT, &self.supervisors.routes),
-            ("", &self.supervisors.core),
-        ];
-        for (parent, supervisor) in families {
-            let Some(id) = path.strip_prefix(parent).and_then(|rest| rest.strip_prefix('/')) else {
-                continue;
-            };
-            return match supervisor.send(RestartChild(id.to_owned())).await {
-                Err(_) => Err(Error::restarting()),
-                Ok(None) => Err(nobody()),
-                Ok(Some(true)) => Ok(()),
-                Ok(Some(false)) => {
-                    let what = format!("actor {path} is running; only one that is down can be restarted");
-                    Err(Error::new(ErrorClass::Conflict, what))
-                }
-            };
+        self.audit(origin, "actor.restart", format!("actor {path}: restart")).await?;
+        if self.supervisors.renew(path).ok_or_else(nobody)? {
+            return Ok(());
         }
-        Err(nobody())
+        let what = format!(
+            "actor {path} is running and no message is set aside; only one that is down can be restarted"
+        );
+        Err(Error::new(ErrorClass::Conflict, what))
+    }
+
+    /// The messages that are not delivered because their actors fell over them each time.
+    #[must_use]
+    pub fn messages_set_aside(&self) -> Vec<PoisonView> {
+        self.tree.poison().list(None)
     }
 
     async fn node_by_id(&self, id: &NodeId) -> Result<(NodeUpdate, Option<Duration>), Error> {
-        self.read_registry(|| GetNode(id.clone()))
+        self.registry
+            .read(super::registry::PATH, || GetNode(id.clone()))
             .await?
             .ok_or_else(|| Error::new(ErrorClass::NotFound, format!("there is no node \"{id}\"")))
-    }
-
-    /// A read of the registry, tried once more when the registry was just restarting.
-    async fn read_registry<M>(&self, message: impl Fn() -> M) -> Result<M::Result, Error>
-    where
-        M: actix::Message + Send + 'static,
-        M::Result: Send,
-        super::registry::Registry: actix::Handler<M>,
-    {
-        match self.registry.ask(super::registry::PATH, message()).await {
-            Err(error) if error.class == ErrorClass::Restarting => {
-                let cell = self.tree.cell(super::registry::PATH).ok_or_else(Error::restarting)?;
-                let mut news = cell.watch();
-                let _ = tokio::time::timeout(PUBLISH_TIMEOUT, news.changed()).await;
-                self.registry.ask(super::registry::PATH, message()).await
-            }
-            other => other,
-        }
     }
 
     fn picture(&self, update: NodeUpdate, heard_ago: Option<Duration>) -> NodePicture {

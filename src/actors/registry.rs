@@ -3,7 +3,7 @@
 //! * Owns: the nodes and the one ordered set of heartbeat deadlines.
 //! * Persists: node records at registration, at offline edges and at the operator's changes; never heartbeats.
 //! * Talks to: sessions (opens, closes, tells them how their node stands) and the scheduler.
-//! * Timers: one, for the earliest deadline.
+//! * Timers: one, for the earliest deadline, and at least once a second to notice that this process stood still.
 //! * On crash: loads the nodes from the store; each is suspect until heard, as after a restart of nebulad.
 
 use std::sync::Arc;
@@ -12,17 +12,26 @@ use std::time::Duration;
 use actix::{Actor, AsyncContext, Context, Handler, Message, MessageResult, ResponseFuture, SpawnHandle};
 use nebula_core::clock::{Clock, Tick};
 use nebula_core::ids::NodeId;
+use nebula_core::timing::LOOK_EVERY;
 use serde::Serialize;
 
-use self::machine::{Effect, Event, Machine, NodeUpdate, Registered, Registration, Reply, Timing, Verdict};
-use super::effects::{Effects, Performer, Replies, ReplyTo, Split, perform_all};
+use self::chronicle::Chronicle;
+use self::machine::brake::Brake;
+use self::machine::{
+    Effect, Event, Machine, NodeUpdate, Notice, Registered, Registration, Reply, Timing, Verdict,
+};
+use super::effects::{Effects, Performer, Replies, Split, perform_all};
+use super::letter::{Member, opens_letters};
+use super::reply::ReplyTo;
 use super::supervisor::{Birth, ChildSpec, DeathWatch, Restart};
 use super::system::{System, patiently, store_error};
 use super::tree::Cell;
 use crate::domain::error::Error;
+use crate::domain::event::{Line, Origin};
 use crate::domain::node::{Availability, Scheduling};
 use crate::ports::Write;
 
+mod chronicle;
 pub mod machine;
 
 /// Where the registry is in the tree.
@@ -40,6 +49,38 @@ pub struct RegistryStatus {
     pub suspect: usize,
     /// Nodes that are silent.
     pub offline: usize,
+    /// The brake against mass failure.
+    pub brake: BrakeStatus,
+    /// How often this process stood still, so that all deadlines were moved.
+    pub pauses: u64,
+}
+
+/// How the brake against mass failure stands.
+#[derive(Debug, Default, Serialize)]
+pub struct BrakeStatus {
+    /// `open`, `closed` (nobody is declared offline) or `overruled` (by an operator).
+    pub state: &'static str,
+    /// Nodes that fell silent lately.
+    pub missing: usize,
+    /// These and the nodes that are heard.
+    pub expected: usize,
+}
+
+/// The brake's state as operators see it when it holds.
+const CLOSED: &str = "closed";
+
+impl RegistryStatus {
+    /// What operators should know although nebulad serves.
+    #[must_use]
+    pub fn concern(&self) -> Option<String> {
+        let BrakeStatus { state, missing, expected } = self.brake;
+        (state == CLOSED).then(|| {
+            format!(
+                "{missing} of {expected} nodes are missing at once: nobody is declared offline and routes are kept \
+                 until most are back; POST /admin/brake/release if they are really gone"
+            )
+        })
+    }
 }
 
 /// The registry's actor.
@@ -48,9 +89,14 @@ pub struct Registry {
     system: System,
     clock: Clock,
     cell: Arc<Cell>,
+    chronicle: Chronicle,
     effects: Effects<Effect>,
     replies: Replies<Result<Reply, Error>>,
     timer: Option<(Tick, SpawnHandle)>,
+    /// A `Look` waits in the mailbox, behind all heartbeats that came before it.
+    looking: bool,
+    /// What the scheduler is told when this batch is done.
+    news: Vec<NodeUpdate>,
     watch: DeathWatch,
 }
 
@@ -67,12 +113,15 @@ impl Registry {
         let nodes = patiently(|| system.store.nodes()).await.map_err(store_error)?;
         let clock = system.tree.clock();
         let registry = Self {
+            chronicle: Chronicle::load(&nodes),
             machine: Machine::load(timing, domain, nodes, clock.now()),
             clock,
             cell: birth.cell.clone(),
-            effects: Effects::new(system.store.clone()),
+            effects: Effects::new(system.journal.clone()),
             replies: Replies::new(),
             timer: None,
+            looking: false,
+            news: Vec::new(),
             watch: birth.watch,
             system,
         };
@@ -85,39 +134,88 @@ impl Registry {
         self.carry_out(effects, ctx);
     }
 
+    /// What the audit says of a change; nothing of what a node wants itself.
+    fn audit(&self, change: &Change) -> Option<Line> {
+        let of = |origin: &Origin, verb: &str, id: Option<&NodeId>| {
+            let node = id.and_then(|id| self.machine.node(id)).map(|update| update.node);
+            let message = node.as_ref().map_or_else(
+                || "the missing nodes are really gone".to_owned(),
+                |node| format!("node \"{}\": {}", node.name, verb.trim_start_matches("node.")),
+            );
+            let line = Line::of_audit(origin.clone(), verb, message, self.clock.wall());
+            match node {
+                Some(node) => line.to_node(node.id),
+                None => line,
+            }
+        };
+        match change {
+            Change::Deregister(_) => None,
+            Change::Schedule(id, scheduling, origin) => Some(of(origin, scheduling.verb(), Some(id))),
+            Change::Forget(id, origin) => Some(of(origin, "node.delete", Some(id))),
+            Change::ReleaseBrake(origin) => Some(of(origin, "brake.release", None)),
+        }
+    }
+
     fn carry_out(&mut self, effects: Vec<Effect>, ctx: &mut Context<Self>) {
+        let happenings = self.chronicle.tell(&effects);
+        let lines = happenings.into_iter().map(|what| Line::of_node(what, self.clock.wall()));
+        // What changes a record is told in the same commit. What does not waits for no disk and stops nobody.
+        if effects.iter().any(|effect| matches!(effect, Effect::Persist(_))) {
+            self.effects.note(lines);
+        } else {
+            self.system.journal.note(lines.collect());
+        }
         if !effects.is_empty() {
             perform_all(self, effects, ctx);
         }
         self.arm(ctx);
     }
 
-    /// Keeps one timer for the earliest deadline. One that is early does no harm, so heartbeats, which only move
-    /// deadlines back, leave it alone.
+    /// Keeps one timer for what is due next. One that is early does no harm, so heartbeats, which only move deadlines
+    /// back, leave it alone.
     fn arm(&mut self, ctx: &mut Context<Self>) {
-        let Some(next) = self.machine.next_deadline() else { return };
-        if self.timer.as_ref().is_some_and(|(at, _)| *at <= next) {
+        let next = self.machine.next_timer();
+        if self.looking || self.timer.as_ref().is_some_and(|(at, _)| *at <= next) {
             return;
         }
+        self.wake_at(next, ctx);
+    }
+
+    fn wake_at(&mut self, at: Tick, ctx: &mut Context<Self>) {
         if let Some((_, old)) = self.timer.take() {
             ctx.cancel_future(old);
         }
-        let wait = next.since(self.clock.now()) + TIMER_SLACK;
-        let handle = ctx.run_later(wait, |registry, ctx| {
-            registry.timer = None;
-            registry.drive(Event::Timer, ctx);
-        });
-        self.timer = Some((next, handle));
+        let wait = at.since(self.clock.now()) + TIMER_SLACK;
+        let handle = ctx.run_later(wait, Self::woken);
+        self.timer = Some((at, handle));
+    }
+
+    /// Nobody is judged before every heartbeat that waits in the mailbox is heard: the look goes behind them. If it
+    /// cannot be delivered, so many are waiting, it is sent again.
+    fn woken(&mut self, ctx: &mut Context<Self>) {
+        let _turn = self.cell.timer_turn("timer: a deadline");
+        self.timer = None;
+        self.looking = true;
+        self.system.registry.tell(PATH, Look);
+        self.wake_at(self.clock.now().plus(LOOK_EVERY), ctx);
     }
 
     fn ask(
         &mut self,
         ctx: &mut Context<Self>,
+        audit: Option<Line>,
         event: impl FnOnce(ReplyTo) -> Event,
     ) -> ResponseFuture<Result<Reply, Error>> {
-        self.cell.received();
-        let (reply, answer) = self.replies.open();
-        self.drive(event(reply), ctx);
+        let (reply, answer) = match self.replies.open() {
+            Ok(open) => open,
+            Err(error) => return Box::pin(async move { Err(error) }),
+        };
+        let effects = self.machine.step(event(reply), self.clock.now());
+        let done = |effect: &Effect| matches!(effect, Effect::Reply(to, Ok(_)) if *to == reply);
+        if effects.iter().any(done) {
+            self.effects.note(audit);
+        }
+        self.carry_out(effects, ctx);
         Box::pin(async move { answer.await.unwrap_or_else(|_| Err(Error::restarting())) })
     }
 }
@@ -136,15 +234,27 @@ impl Actor for Registry {
     }
 }
 
+impl Member for Registry {
+    fn cell(&self) -> &Arc<Cell> {
+        &self.cell
+    }
+
+    fn watch(&mut self) -> &mut DeathWatch {
+        &mut self.watch
+    }
+
+    fn busy(&self) -> bool {
+        self.effects.busy()
+    }
+}
+
+opens_letters!(Registry);
+
 impl Performer for Registry {
     type Effect = Effect;
 
     fn effects(&mut self) -> &mut Effects<Effect> {
         &mut self.effects
-    }
-
-    fn watch(&mut self) -> &mut DeathWatch {
-        &mut self.watch
     }
 
     fn writes(&mut self, effect: Effect) -> Split<Effect> {
@@ -172,25 +282,74 @@ impl Performer for Registry {
                     "node availability"
                 );
                 self.system.tell_session(&update);
-                self.system.tell_scheduler(vec![*update]);
+                self.news.push(*update);
             }
+            Effect::Notice(notice) => tell_operator(notice),
             Effect::Reply(to, reply) => self.replies.answer(to, reply),
         }
     }
 
     fn settled(&mut self) {
-        let count =
-            |wanted| self.machine.availabilities().filter(|availability| *availability == wanted).count();
+        // Told together: ten thousand nodes that change at once are no ten thousand messages.
+        if !self.news.is_empty() {
+            self.system.tell_scheduler(std::mem::take(&mut self.news));
+        }
+        let share = self.machine.share();
+        let state = match self.machine.brake() {
+            Brake::Open => "open",
+            Brake::Closed(_) => CLOSED,
+            Brake::Overruled => "overruled",
+        };
         self.cell.publish(Arc::new(RegistryStatus {
-            online: count(Availability::Online),
-            suspect: count(Availability::Suspect),
-            offline: count(Availability::Offline),
+            online: self.machine.count(Availability::Online),
+            suspect: self.machine.count(Availability::Suspect),
+            offline: self.machine.count(Availability::Offline),
+            brake: BrakeStatus { state, missing: share.missing, expected: share.expected },
+            pauses: self.machine.pauses(),
         }));
     }
 }
 
+fn tell_operator(notice: Notice) {
+    match notice {
+        Notice::BrakeClosed(share) => tracing::error!(
+            missing = share.missing,
+            expected = share.expected,
+            "most nodes are missing at once: nobody is declared offline and routes are kept"
+        ),
+        Notice::BrakeOpened(share) => tracing::warn!(
+            missing = share.missing,
+            expected = share.expected,
+            "enough nodes are back: silent ones are declared offline again"
+        ),
+        Notice::BrakeReleased(share) => tracing::warn!(
+            missing = share.missing,
+            expected = share.expected,
+            "an operator says that the missing nodes are gone"
+        ),
+        Notice::StoodStill(gap) => tracing::warn!(
+            gap_ms = u64::try_from(gap.as_millis()).unwrap_or(u64::MAX),
+            "this process stood still: no node is blamed for it, every deadline moves by as much"
+        ),
+    }
+}
+
+/// From the registry to itself: see what is due.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct Look;
+
+impl Handler<Look> for Registry {
+    type Result = ();
+
+    fn handle(&mut self, _: Look, ctx: &mut Context<Self>) {
+        self.looking = false;
+        self.drive(Event::Timer, ctx);
+    }
+}
+
 /// From the gRPC service: an agent registers. Idempotent. A timeout means: unknown, register again.
-#[derive(Message)]
+#[derive(Debug, Message)]
 #[rtype(result = "Result<Registered, Error>")]
 pub struct Register(pub Registration);
 
@@ -200,7 +359,7 @@ impl Handler<Register> for Registry {
     fn handle(&mut self, Register(registration): Register, ctx: &mut Context<Self>) -> Self::Result {
         let wall = self.clock.wall();
         let id = registration.node_id.clone();
-        let answer = self.ask(ctx, |reply| Event::Register(reply, Box::new(registration), wall));
+        let answer = self.ask(ctx, None, |reply| Event::Register(reply, Box::new(registration), wall));
         Box::pin(async move {
             match answer.await? {
                 Reply::Registered(registered) => Ok(registered),
@@ -211,7 +370,7 @@ impl Handler<Register> for Registry {
 }
 
 /// From the gRPC service: a node lives. Waits for no disk.
-#[derive(Message)]
+#[derive(Debug, Message)]
 #[rtype(result = "Verdict")]
 pub struct Heartbeat {
     /// Who.
@@ -224,7 +383,6 @@ impl Handler<Heartbeat> for Registry {
     type Result = MessageResult<Heartbeat>;
 
     fn handle(&mut self, beat: Heartbeat, ctx: &mut Context<Self>) -> Self::Result {
-        self.cell.received();
         let (verdict, effects) = self.machine.heartbeat(&beat.node_id, &beat.boot_id, self.clock.now());
         self.carry_out(effects, ctx);
         MessageResult(verdict)
@@ -232,25 +390,29 @@ impl Handler<Heartbeat> for Registry {
 }
 
 /// What the operator or the node itself wants of a node. Idempotent.
-#[derive(Message)]
+#[derive(Debug, Message)]
 #[rtype(result = "Result<Option<Box<NodeUpdate>>, Error>")]
 pub enum Change {
     /// The agent takes its leave.
     Deregister(NodeId),
     /// Where replicas may go.
-    Schedule(NodeId, Scheduling),
+    Schedule(NodeId, Scheduling, Origin),
     /// Forget it.
-    Forget(NodeId),
+    Forget(NodeId, Origin),
+    /// The nodes that the brake holds are really gone.
+    ReleaseBrake(Origin),
 }
 
 impl Handler<Change> for Registry {
     type Result = ResponseFuture<Result<Option<Box<NodeUpdate>>, Error>>;
 
     fn handle(&mut self, change: Change, ctx: &mut Context<Self>) -> Self::Result {
-        let answer = self.ask(ctx, |reply| match change {
+        let audit = self.audit(&change);
+        let answer = self.ask(ctx, audit, |reply| match change {
             Change::Deregister(id) => Event::Deregister(reply, id),
-            Change::Schedule(id, scheduling) => Event::Schedule(reply, id, scheduling),
-            Change::Forget(id) => Event::Forget(reply, id),
+            Change::Schedule(id, scheduling, _) => Event::Schedule(reply, id, scheduling),
+            Change::Forget(id, _) => Event::Forget(reply, id),
+            Change::ReleaseBrake(_) => Event::ReleaseBrake(reply),
         });
         Box::pin(async move {
             match answer.await? {
@@ -262,7 +424,7 @@ impl Handler<Change> for Registry {
 }
 
 /// A read: one node as it stands, with the time since it was last heard.
-#[derive(Message)]
+#[derive(Debug, Message)]
 #[rtype(result = "Option<(NodeUpdate, Option<Duration>)>")]
 pub struct GetNode(pub NodeId);
 
@@ -270,14 +432,13 @@ impl Handler<GetNode> for Registry {
     type Result = MessageResult<GetNode>;
 
     fn handle(&mut self, GetNode(id): GetNode, _: &mut Context<Self>) -> Self::Result {
-        self.cell.received();
         let age = self.machine.heard_at(&id).map(|heard| self.clock.now().since(heard));
         MessageResult(self.machine.node(&id).map(|update| (update, age)))
     }
 }
 
 /// A read: all nodes as they stand.
-#[derive(Message)]
+#[derive(Debug, Message)]
 #[rtype(result = "Vec<(NodeUpdate, Option<Duration>)>")]
 pub struct GetNodes;
 
@@ -285,7 +446,6 @@ impl Handler<GetNodes> for Registry {
     type Result = MessageResult<GetNodes>;
 
     fn handle(&mut self, _: GetNodes, _: &mut Context<Self>) -> Self::Result {
-        self.cell.received();
         let now = self.clock.now();
         let age = |update: &NodeUpdate| self.machine.heard_at(&update.node.id).map(|heard| now.since(heard));
         MessageResult(
@@ -295,7 +455,7 @@ impl Handler<GetNodes> for Registry {
 }
 
 /// From a session or the scheduler that has just started: tell me how things stand.
-#[derive(Message)]
+#[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub enum Tell {
     /// A session wants its node.
@@ -308,7 +468,6 @@ impl Handler<Tell> for Registry {
     type Result = ();
 
     fn handle(&mut self, tell: Tell, _: &mut Context<Self>) {
-        self.cell.received();
         match tell {
             Tell::Session(id) => {
                 if let Some(update) = self.machine.node(&id) {

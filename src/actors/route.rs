@@ -14,6 +14,7 @@ use nebula_core::ids::ReplicaId;
 use serde::Serialize;
 
 use self::machine::{Machine, Outcome, SetGate};
+use super::letter::{Member, opens_letters};
 use super::supervisor::{Birth, ChildSpec, DeathWatch, Restart};
 use super::system::System;
 use super::tree::Cell;
@@ -113,6 +114,7 @@ impl RouteActor {
             ctx.cancel_future(old);
         }
         let handle = ctx.run_later(next.since(self.clock.now()), |route, ctx| {
+            let _turn = route.cell.timer_turn("timer: a gate");
             route.timer = None;
             let gates = route.machine.timer(route.clock.now());
             route.set(gates, ctx);
@@ -146,8 +148,20 @@ impl Actor for RouteActor {
     }
 }
 
+impl Member for RouteActor {
+    fn cell(&self) -> &Arc<Cell> {
+        &self.cell
+    }
+
+    fn watch(&mut self) -> &mut DeathWatch {
+        &mut self.watch
+    }
+}
+
+opens_letters!(RouteActor);
+
 /// From the router: the endpoints as they are now.
-#[derive(Message)]
+#[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct Endpoints(pub Vec<Arc<Endpoint>>);
 
@@ -155,7 +169,6 @@ impl Handler<Endpoints> for RouteActor {
     type Result = ();
 
     fn handle(&mut self, Endpoints(endpoints): Endpoints, ctx: &mut Context<Self>) {
-        self.cell.received();
         self.endpoints = endpoints;
         let replicas: Vec<ReplicaId> = self.endpoints.iter().map(|endpoint| endpoint.replica_id).collect();
         self.machine.replicas(&replicas);
@@ -165,7 +178,7 @@ impl Handler<Endpoints> for RouteActor {
 }
 
 /// From the gateway: how a request to a replica ended.
-#[derive(Message)]
+#[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct Ended(pub ReplicaId, pub Outcome);
 
@@ -173,7 +186,6 @@ impl Handler<Ended> for RouteActor {
     type Result = ();
 
     fn handle(&mut self, Ended(replica, outcome): Ended, ctx: &mut Context<Self>) {
-        self.cell.received();
         let gate = self.machine.outcome(replica, outcome, self.clock.now());
         if gate.is_some() {
             self.set(gate, ctx);
@@ -184,7 +196,7 @@ impl Handler<Ended> for RouteActor {
 }
 
 /// From the router: the route is gone.
-#[derive(Message)]
+#[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct Close;
 
@@ -192,7 +204,6 @@ impl Handler<Close> for RouteActor {
     type Result = ();
 
     fn handle(&mut self, _: Close, ctx: &mut Context<Self>) {
-        self.cell.received();
         self.watch.finishes();
         ctx.stop();
     }

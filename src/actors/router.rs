@@ -16,8 +16,9 @@ use serde::Serialize;
 use self::machine::Machine;
 use super::deployment::News;
 use super::deployment::route::RouteSpec;
+use super::letter::{Member, opens_letters};
 use super::supervisor::{Birth, ChildSpec, DeathWatch, Restart};
-use super::system::{System, patiently, start_child_later, store_error};
+use super::system::{System, patiently, store_error};
 use super::tree::Cell;
 use crate::domain::error::Error;
 use crate::domain::route::Route;
@@ -46,7 +47,7 @@ pub struct Router {
     gathering: bool,
     behind: bool,
     publications: u64,
-    _watch: DeathWatch,
+    watch: DeathWatch,
 }
 
 /// How the router is built.
@@ -74,7 +75,7 @@ impl Router {
             gathering: false,
             behind: false,
             publications: 0,
-            _watch: birth.watch,
+            watch: birth.watch,
         };
         birth.cell.running(router.start());
         Ok(())
@@ -97,7 +98,7 @@ impl Router {
         if self.system.tree.cell(&path).is_none() {
             self.system.tree.plant(&path, "route");
             let child = super::route::spec(self.system.clone(), route.name.clone());
-            start_child_later(self.system.supervisors.routes.clone(), child);
+            self.system.supervisors.routes.start_later(child);
         }
         self.system.route.tell(&path, super::route::Endpoints(route.endpoints.clone()));
     }
@@ -111,6 +112,7 @@ impl Router {
         self.publish();
         self.gathering = true;
         ctx.run_later(GATHER, |router, ctx| {
+            let _turn = router.cell.timer_turn("timer: publications are gathered");
             router.gathering = false;
             if std::mem::take(&mut router.behind) {
                 router.gather(ctx);
@@ -131,8 +133,20 @@ impl Actor for Router {
     }
 }
 
+impl Member for Router {
+    fn cell(&self) -> &Arc<Cell> {
+        &self.cell
+    }
+
+    fn watch(&mut self) -> &mut DeathWatch {
+        &mut self.watch
+    }
+}
+
+opens_letters!(Router);
+
 /// From a deployment: its route as it is now. Repeating it is harmless.
-#[derive(Message)]
+#[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct Publish(pub RouteSpec);
 
@@ -140,7 +154,6 @@ impl Handler<Publish> for Router {
     type Result = ();
 
     fn handle(&mut self, Publish(spec): Publish, ctx: &mut Context<Self>) {
-        self.cell.received();
         if self.machine.publish(spec) {
             self.gather(ctx);
         }
@@ -148,7 +161,7 @@ impl Handler<Publish> for Router {
 }
 
 /// From a deployment that is gone.
-#[derive(Message)]
+#[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct Withdraw(pub DeploymentId);
 
@@ -156,7 +169,6 @@ impl Handler<Withdraw> for Router {
     type Result = ();
 
     fn handle(&mut self, Withdraw(id): Withdraw, _: &mut Context<Self>) {
-        self.cell.received();
         let name = self.system.routes.load().get(&id.to_string()).map(|route| route.name.clone());
         if self.machine.withdraw(id) {
             self.publish();
@@ -168,7 +180,7 @@ impl Handler<Withdraw> for Router {
 }
 
 /// From a route that has just started: it wants its endpoints.
-#[derive(Message)]
+#[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct RouteUp(pub String);
 
@@ -176,7 +188,6 @@ impl Handler<RouteUp> for Router {
     type Result = ();
 
     fn handle(&mut self, RouteUp(name): RouteUp, _: &mut Context<Self>) {
-        self.cell.received();
         match self.system.routes.load().get(&name) {
             Some(route) => self.hand_over(route),
             None => self.system.route.tell(&super::route::path(&name), super::route::Close),

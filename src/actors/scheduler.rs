@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use self::machine::{Machine, Request};
 use super::deployment::News;
+use super::letter::{Member, opens_letters};
 use super::registry::Tell;
 use super::registry::machine::NodeUpdate;
 use super::supervisor::{Birth, ChildSpec, DeathWatch, Restart};
@@ -40,7 +41,7 @@ pub struct Scheduler {
     machine: Machine,
     system: System,
     cell: Arc<Cell>,
-    _watch: DeathWatch,
+    watch: DeathWatch,
 }
 
 /// How the scheduler is built.
@@ -65,7 +66,7 @@ impl Scheduler {
                 Err(error) => tracing::error!(deployment_id = %id, %error, "deployment left out"),
             }
         }
-        let scheduler = Self { machine, system, cell: birth.cell.clone(), _watch: birth.watch };
+        let scheduler = Self { machine, system, cell: birth.cell.clone(), watch: birth.watch };
         birth.cell.running(scheduler.start());
         Ok(())
     }
@@ -96,12 +97,31 @@ impl Actor for Scheduler {
 
     fn started(&mut self, _: &mut Context<Self>) {
         self.system.registry_tell(Tell::Scheduler);
+        // A place may have been given away that was not in its replica's record yet.
+        for cell in self.system.tree.children(super::deployment::PARENT, None, usize::MAX) {
+            self.system.deployments.tell(cell.path(), News::PlacesAgain);
+        }
         self.publish();
     }
 }
 
+impl Member for Scheduler {
+    fn cell(&self) -> &Arc<Cell> {
+        &self.cell
+    }
+
+    fn watch(&mut self) -> &mut DeathWatch {
+        &mut self.watch
+    }
+}
+
+opens_letters!(Scheduler);
+
+/// Why nothing is placed while the store's gap is not accepted.
+const FROZEN: &str = "nothing is placed: the store was rebuilt and may lack what was acknowledged; see GET /admin/store, then POST /admin/store/accept";
+
 /// From a deployment: find a place. Asking again for the same replica replaces its reservation.
-#[derive(Message)]
+#[derive(Debug, Message)]
 #[rtype(result = "Placed")]
 pub struct Place(pub Request);
 
@@ -118,7 +138,9 @@ impl Handler<Place> for Scheduler {
     type Result = MessageResult<Place>;
 
     fn handle(&mut self, Place(request): Place, _: &mut Context<Self>) -> Self::Result {
-        self.cell.received();
+        if self.system.caution.holds() {
+            return MessageResult(Placed::Nowhere(FROZEN.to_owned()));
+        }
         let placed = match self.machine.place(&request) {
             Ok(placement) => Placed::On(placement),
             Err(why) => Placed::Nowhere(why),
@@ -129,7 +151,7 @@ impl Handler<Place> for Scheduler {
 }
 
 /// From others, as things change.
-#[derive(Message)]
+#[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub enum Capacity {
     /// From the registry: how nodes stand.
@@ -138,18 +160,21 @@ pub enum Capacity {
     NodeGone(NodeId),
     /// From a deployment: a replica needs its place no longer.
     Release(ReplicaId),
+    /// From a deployment, when it or the scheduler has just started: these of its replicas keep what is reserved for
+    /// them, and this is where those are that have a place, with so many cores each.
+    Holds(DeploymentId, Vec<(ReplicaId, Option<Placement>)>, u32),
 }
 
 impl Handler<Capacity> for Scheduler {
     type Result = ();
 
     fn handle(&mut self, capacity: Capacity, _: &mut Context<Self>) {
-        self.cell.received();
         let waiting = match capacity {
             Capacity::Nodes(updates) => {
                 updates.into_iter().flat_map(|update| self.machine.node_changed(update)).collect()
             }
             Capacity::Release(replica) => self.machine.release(replica),
+            Capacity::Holds(deployment, replicas, cores) => self.machine.holds(deployment, &replicas, cores),
             Capacity::NodeGone(node) => {
                 self.machine.node_gone(&node);
                 BTreeSet::new()

@@ -18,6 +18,7 @@ use serde::Serialize;
 
 use self::machine::{Effect, Event, Machine};
 use super::effects::{Effects, Performer, Replies, Split, perform_all};
+use super::letter::{self, Member, opens_letters};
 use super::registry::machine::NodeUpdate;
 use super::supervisor::{Birth, ChildSpec, DeathWatch, Restart};
 use super::system::{System, patiently, store_error};
@@ -106,7 +107,7 @@ impl Session {
             update: None,
             clock: system.tree.clock(),
             cell: birth.cell.clone(),
-            effects: Effects::new(system.store.clone()),
+            effects: Effects::new(system.journal.clone()),
             replies: Replies::new(),
             watch: birth.watch,
             system,
@@ -116,10 +117,12 @@ impl Session {
     }
 
     fn call(&self, command: Command, ctx: &mut Context<Self>) {
-        let Some(update) = self.update.as_ref().filter(|update| update.availability != Availability::Offline)
+        let reachable = |update: &&NodeUpdate| update.availability != Availability::Offline;
+        let Some(update) = self.update.as_ref().filter(reachable).filter(|_| !self.system.caution.holds())
         else {
             // Nobody to call: the next heartbeat's answer carries it.
-            ctx.notify(NotCalled(command.id));
+            // A session that is set against this message keeps the command, as if nobody had tried.
+            let _ = letter::tell(&ctx.address(), &self.cell, None, NotCalled(command.id));
             return;
         };
         let sent = command.clone();
@@ -128,6 +131,7 @@ impl Session {
     }
 
     fn called(&mut self, command: Command, result: Result<(), AgentError>, ctx: &mut Context<Self>) {
+        let _turn = self.cell.future_turn("future: a call to the agent");
         match &result {
             Ok(()) => tracing::debug!(
                 node_id = %self.node_id, command_id = %command.id, action = command.action.as_str(), "command accepted"
@@ -151,15 +155,27 @@ impl Actor for Session {
     }
 }
 
+impl Member for Session {
+    fn cell(&self) -> &Arc<Cell> {
+        &self.cell
+    }
+
+    fn watch(&mut self) -> &mut DeathWatch {
+        &mut self.watch
+    }
+
+    fn busy(&self) -> bool {
+        self.effects.busy()
+    }
+}
+
+opens_letters!(Session);
+
 impl Performer for Session {
     type Effect = Effect;
 
     fn effects(&mut self) -> &mut Effects<Effect> {
         &mut self.effects
-    }
-
-    fn watch(&mut self) -> &mut DeathWatch {
-        &mut self.watch
     }
 
     fn writes(&mut self, effect: Effect) -> Split<Effect> {
@@ -202,9 +218,9 @@ impl Performer for Session {
 }
 
 /// A command that nobody was there to take.
-#[derive(Message)]
+#[derive(Debug, Message)]
 #[rtype(result = "()")]
-struct NotCalled(CommandId);
+pub(super) struct NotCalled(CommandId);
 
 impl Handler<NotCalled> for Session {
     type Result = ();
@@ -217,7 +233,7 @@ impl Handler<NotCalled> for Session {
 }
 
 /// From the gRPC service: a heartbeat's content. Answers with the commands that wait; waits for no disk.
-#[derive(Message)]
+#[derive(Debug, Message)]
 #[rtype(result = "Vec<Command>")]
 pub struct Report(pub NodeReport);
 
@@ -225,12 +241,14 @@ impl Handler<Report> for Session {
     type Result = MessageResult<Report>;
 
     fn handle(&mut self, Report(report): Report, ctx: &mut Context<Self>) -> Self::Result {
-        self.cell.received();
         let known =
             |report: &&ReplicaReport| self.system.knows_replica(report.deployment_id, report.replica_id);
         let orphans: Vec<ReplicaReport> = report.replicas.iter().filter(|r| !known(r)).cloned().collect();
-        let (commands, mut effects) = self.machine.report(report);
-        if !orphans.is_empty() {
+        let (mut commands, mut effects) = self.machine.report(report);
+        if self.system.caution.holds() {
+            commands.clear();
+            self.system.heard_in_caution(&self.node_id, !orphans.is_empty());
+        } else if !orphans.is_empty() {
             effects.extend(self.machine.step(Event::Orphans(orphans, self.clock.wall())));
         }
         perform_all(self, effects, ctx);
@@ -239,7 +257,7 @@ impl Handler<Report> for Session {
 }
 
 /// From a deployment: a command for this node. Durable when answered. Repeating it is harmless.
-#[derive(Message)]
+#[derive(Debug, Message)]
 #[rtype(result = "Result<(), Error>")]
 pub struct Enqueue(pub Command);
 
@@ -247,8 +265,10 @@ impl Handler<Enqueue> for Session {
     type Result = ResponseFuture<Result<(), Error>>;
 
     fn handle(&mut self, Enqueue(command): Enqueue, ctx: &mut Context<Self>) -> Self::Result {
-        self.cell.received();
-        let (reply, answer) = self.replies.open();
+        let (reply, answer) = match self.replies.open() {
+            Ok(open) => open,
+            Err(error) => return Box::pin(async move { Err(error) }),
+        };
         let effects = self.machine.step(Event::Enqueue(reply, Box::new(command)));
         perform_all(self, effects, ctx);
         Box::pin(async move { answer.await.unwrap_or_else(|_| Err(Error::restarting())) })
@@ -256,7 +276,7 @@ impl Handler<Enqueue> for Session {
 }
 
 /// From the registry: how the node stands.
-#[derive(Message)]
+#[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct Update(pub NodeUpdate);
 
@@ -264,7 +284,6 @@ impl Handler<Update> for Session {
     type Result = ();
 
     fn handle(&mut self, Update(update): Update, ctx: &mut Context<Self>) {
-        self.cell.received();
         let back = update.availability == Availability::Online
             && self.update.as_ref().is_none_or(|old| {
                 old.availability != Availability::Online || old.node.boot_id != update.node.boot_id
@@ -276,7 +295,7 @@ impl Handler<Update> for Session {
 }
 
 /// From the registry: the node was forgotten.
-#[derive(Message)]
+#[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct Close;
 
@@ -284,7 +303,6 @@ impl Handler<Close> for Session {
     type Result = ();
 
     fn handle(&mut self, _: Close, ctx: &mut Context<Self>) {
-        self.cell.received();
         let effects = self.machine.step(Event::Close);
         perform_all(self, effects, ctx);
     }

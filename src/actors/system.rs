@@ -4,11 +4,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::Addr;
 use arc_swap::ArcSwap;
 use nebula_core::ids::{DeploymentId, NodeId, ReplicaId};
 
 use super::catalog::Catalog;
+use super::caution::Caution;
 use super::deployment::DeploymentActor;
 use super::deployment::route::RouteSpec;
 use super::handle::Handle;
@@ -19,15 +19,24 @@ use super::route::RouteActor;
 use super::router::Router;
 use super::scheduler::{Capacity, Scheduler};
 use super::session::Session;
-use super::supervisor::{ChildSpec, StartChild, Supervisor};
+use super::supervisor::{ChildSpec, Family, Strategy, Supervisor};
+use super::traced::Traced;
 use super::tree::{Life, Status, Tree};
+use crate::domain::deployment::Placement;
 use crate::domain::error::{Error, ErrorClass};
 use crate::domain::route::RouteTable;
 use crate::ports::{AgentApi, Store, StoreError};
 
 /// How often, and after which pause, an overloaded store is asked again.
 const PATIENCE_TRIES: u32 = 100;
-const PATIENCE_PAUSE: Duration = Duration::from_millis(50);
+pub(crate) const OVERLOADED_PAUSE: Duration = Duration::from_millis(50);
+/// The pause before a store is asked again that cannot take anything now.
+pub(crate) const UNAVAILABLE_PAUSE: Duration = Duration::from_secs(1);
+
+/// Where the supervisor of all supervisors is in the tree.
+const ROOT: &str = "/";
+/// Where the supervisor of the core is.
+const CORE: &str = "/core";
 
 /// Everything an actor may need. Cheap to clone.
 #[derive(Clone)]
@@ -38,10 +47,12 @@ pub struct System {
     pub store: Arc<dyn Store>,
     /// The agents.
     pub agents: Arc<dyn AgentApi>,
-    /// Numbers of the journal's lines.
+    /// What happened: every commit that has lines to tell goes through it.
     pub journal: Journal,
     /// What the gateway routes by.
     pub routes: Arc<ArcSwap<RouteTable>>,
+    /// What is left alone after the store was rebuilt with a gap.
+    pub caution: Arc<Caution>,
     /// The registry.
     pub registry: Handle<Registry>,
     /// Sessions, by node.
@@ -60,17 +71,62 @@ pub struct System {
     pub supervisors: Supervisors,
 }
 
-/// The supervisors, one for each family of actors.
+/// Who supervises whom.
 #[derive(Clone)]
 pub struct Supervisors {
-    /// Of the registry, the catalog, the scheduler and the router.
-    pub core: Addr<Supervisor>,
-    /// Of the sessions.
-    pub sessions: Addr<Supervisor>,
-    /// Of the deployments.
-    pub deployments: Addr<Supervisor>,
-    /// Of the routes.
-    pub routes: Addr<Supervisor>,
+    /// The supervisors below, each on its own.
+    pub root: Family,
+    /// The registry, the scheduler, the router and the catalog: each derives from those before it.
+    pub core: Family,
+    /// The sessions, each on its own.
+    pub sessions: Family,
+    /// The deployments, each on its own.
+    pub deployments: Family,
+    /// The routes, each on its own.
+    pub routes: Family,
+}
+
+impl Supervisors {
+    fn over(tree: &Tree) -> Self {
+        let each = |path| Family::new(path, path, Strategy::OneForOne, tree.clone());
+        Self {
+            root: Family::vital(ROOT, "", Strategy::OneForOne, tree.clone()),
+            core: Family::vital(CORE, "", Strategy::RestForOne, tree.clone()),
+            sessions: each(super::session::PARENT),
+            deployments: each(super::deployment::PARENT),
+            routes: each(super::route::PARENT),
+        }
+    }
+
+    async fn start(&self) -> Result<(), Error> {
+        Supervisor::start_root(&self.root);
+        for (path, family) in [
+            (CORE, &self.core),
+            (super::session::PARENT, &self.sessions),
+            (super::deployment::PARENT, &self.deployments),
+            (super::route::PARENT, &self.routes),
+        ] {
+            self.root.start(family.spec(path.trim_start_matches('/'))).await?;
+        }
+        Ok(())
+    }
+
+    /// Builds the actor at `path` anew that is down, or for which messages are set aside; these are delivered again.
+    /// Answers whether it does: none when there is no such actor, false when there is no reason to.
+    #[must_use]
+    pub fn renew(&self, path: &str) -> Option<bool> {
+        let families = [
+            (super::session::PARENT, &self.sessions),
+            (super::deployment::PARENT, &self.deployments),
+            (super::route::PARENT, &self.routes),
+            ("", &self.core),
+            ("", &self.root),
+        ];
+        families.into_iter().find_map(|(below, family)| {
+            let id = path.strip_prefix(below)?.strip_prefix('/')?;
+            family.renew(id)
+        })
+    }
 }
 
 /// What the system is started with.
@@ -97,13 +153,11 @@ impl System {
     /// When a core actor cannot be built from the store.
     pub async fn start(parts: Parts) -> Result<Self, Error> {
         let Parts { tree, store, agents, routes, timing, gateway_domain } = parts;
-        let journal = Journal::after(store.last_event_seq().await.map_err(store_error)?);
-        let supervisors = Supervisors {
-            core: Supervisor::start_at("", tree.clone()),
-            sessions: Supervisor::start_at(super::session::PARENT, tree.clone()),
-            deployments: Supervisor::start_at(super::deployment::PARENT, tree.clone()),
-            routes: Supervisor::start_at(super::route::PARENT, tree.clone()),
-        };
+        let journal = Journal::load(store.clone()).await.map_err(store_error)?;
+        tree.poison().load(patiently(|| store.poison()).await.map_err(store_error)?);
+        actix_rt::spawn(tree.poison().clone().keep(store.clone()));
+        let supervisors = Supervisors::over(&tree);
+        supervisors.start().await?;
         let system = Self {
             registry: Handle::new(tree.clone()),
             sessions: Handle::new(tree.clone()),
@@ -113,6 +167,7 @@ impl System {
             router: Handle::new(tree.clone()),
             route: Handle::new(tree.clone()),
             tree,
+            caution: Arc::new(Caution::new(store.report().restored.is_some())),
             store,
             agents,
             journal,
@@ -123,14 +178,17 @@ impl System {
         store_cell.publish(Arc::new(StoreStatus(system.store.clone())));
         store_cell.set_life(Life::Running);
         let core: [ChildSpec; 4] = [
-            super::router::spec(system.clone()),
-            super::scheduler::spec(system.clone()),
             super::registry::spec(system.clone(), timing, gateway_domain),
+            super::scheduler::spec(system.clone()),
+            super::router::spec(system.clone()),
             super::catalog::spec(system.clone()),
         ];
         for child in core {
-            start_child(&system.supervisors.core, child).await?;
+            system.supervisors.core.start(child).await?;
         }
+        // With its status the router has published its table.
+        let mut published = system.tree.plant(super::router::PATH, "router").watch();
+        let _ = published.wait_for(Option::is_some).await;
         Ok(system)
     }
 
@@ -142,7 +200,7 @@ impl System {
         // The cell is there at once, so that whoever hears of the node can follow it.
         self.tree.plant(&super::session::path(&node), "session");
         let child = super::session::spec(self.clone(), node);
-        start_child_later(self.supervisors.sessions.clone(), child);
+        self.supervisors.sessions.start_later(child);
     }
 
     pub(crate) fn close_session(&self, node: &NodeId) {
@@ -165,6 +223,16 @@ impl System {
         self.scheduler.tell(super::scheduler::PATH, Capacity::Release(replica));
     }
 
+    /// Nothing of a deployment stays reserved but for these replicas.
+    pub(crate) fn hold_places(
+        &self,
+        id: DeploymentId,
+        replicas: Vec<(ReplicaId, Option<Placement>)>,
+        cores: u32,
+    ) {
+        self.scheduler.tell(super::scheduler::PATH, Capacity::Holds(id, replicas, cores));
+    }
+
     /// A node was forgotten: whoever had something there looks elsewhere.
     pub(crate) fn node_gone(&self, node: &NodeId) {
         self.scheduler.tell(super::scheduler::PATH, Capacity::NodeGone(node.clone()));
@@ -175,7 +243,7 @@ impl System {
 
     pub(crate) fn tell_deployment<M>(&self, id: DeploymentId, message: M)
     where
-        M: actix::Message + Send + 'static,
+        M: actix::Message + Traced + Send + 'static,
         M::Result: Send,
         DeploymentActor: actix::Handler<M>,
     {
@@ -215,39 +283,61 @@ impl Status for StoreStatus {
     }
 }
 
-/// Starts a child and waits until it runs.
-pub(crate) async fn start_child(supervisor: &Addr<Supervisor>, child: ChildSpec) -> Result<(), Error> {
-    supervisor.send(StartChild(child)).await.unwrap_or_else(|_| Err(Error::restarting()))
-}
-
-/// Starts a child; what goes wrong is the supervisor's to handle and to show.
-pub(crate) fn start_child_later(supervisor: Addr<Supervisor>, child: ChildSpec) {
-    actix_rt::spawn(async move {
-        if let Err(error) = start_child(&supervisor, child).await {
-            tracing::warn!(%error, "actor not started yet");
-        }
-    });
-}
-
-/// Asks the store again for a while when it has too much to do: nothing was changed then.
+/// Asks the store again for a while when it has too much to do, and for as long as it can take nothing: nothing was
+/// changed then.
 pub(crate) async fn patiently<T>(
     ask: impl Fn() -> crate::ports::BoxFuture<Result<T, StoreError>>,
 ) -> Result<T, StoreError> {
-    for _ in 0..PATIENCE_TRIES {
+    let mut tries = 0;
+    loop {
         match ask().await {
-            Err(StoreError::Overloaded) => tokio::time::sleep(PATIENCE_PAUSE).await,
+            Err(StoreError::Overloaded) if tries < PATIENCE_TRIES => {
+                tries += 1;
+                tokio::time::sleep(OVERLOADED_PAUSE).await;
+            }
+            Err(StoreError::Unavailable(_)) => tokio::time::sleep(UNAVAILABLE_PAUSE).await,
             answer => return answer,
         }
     }
-    ask().await
 }
 
 /// A failure of the store as callers hear of it.
 pub(crate) fn store_error(error: StoreError) -> Error {
     let class = match error {
-        StoreError::Overloaded => ErrorClass::Overloaded,
+        StoreError::Overloaded | StoreError::Unavailable(_) => ErrorClass::Overloaded,
         StoreError::TooLarge(_) => ErrorClass::Unprocessable,
         StoreError::Failed(_) => ErrorClass::Restarting,
     };
     Error::new(class, error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+    use super::*;
+
+    /// What `patiently` comes to when the store refuses `times` times with `error`, and how long it takes.
+    async fn refused(times: u32, error: StoreError) -> (Result<u32, StoreError>, Duration) {
+        let (asked, clock) = (AtomicU32::new(0), nebula_core::clock::Clock::start());
+        let answer = patiently(|| {
+            let count = asked.fetch_add(1, Relaxed);
+            let answer = if count < times { Err(error.clone()) } else { Ok(count) };
+            Box::pin(async move { answer })
+        });
+        (answer.await, clock.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_can_take_nothing_is_waited_for_and_a_busy_one_for_a_while() {
+        let hour = 3_600;
+        let unavailable = StoreError::Unavailable("the disk is full".to_owned());
+        assert_eq!(refused(hour, unavailable).await, (Ok(hour), UNAVAILABLE_PAUSE * hour));
+        let patience = OVERLOADED_PAUSE * PATIENCE_TRIES;
+        assert_eq!(refused(PATIENCE_TRIES, StoreError::Overloaded).await, (Ok(PATIENCE_TRIES), patience));
+        let busy = refused(PATIENCE_TRIES + 1, StoreError::Overloaded).await;
+        assert_eq!(busy, (Err(StoreError::Overloaded), patience));
+        let failed = StoreError::Failed("input/output error".to_owned());
+        assert_eq!(refused(1, failed.clone()).await, (Err(failed), Duration::ZERO));
+    }
 }

@@ -5,14 +5,24 @@
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
-use actix::{Actor, Addr};
-use arc_swap::ArcSwapOption;
-use nebula_core::clock::{Clock, Tick, WallTime};
+use nebula_core::clock::Clock;
 use serde::Serialize;
 use tokio::sync::watch;
+
+use self::cell::Common;
+use super::poison::PoisonBook;
+
+mod cell;
+mod turn;
+
+pub use self::cell::{Cell, CellView, LastExit, Life, STUCK_AFTER};
+#[cfg(test)]
+pub(crate) use self::turn::Kind;
+pub use self::turn::Stuck;
+pub(crate) use self::turn::Ticket;
 
 /// What an actor publishes of itself: serialisable, and readable as its own type by those who know it.
 pub trait Status: Any + Send + Sync {
@@ -26,218 +36,67 @@ impl<T: Serialize + Send + Sync + 'static> Status for T {
     }
 }
 
-/// Where an actor stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Life {
-    /// Being built from the store.
-    Starting,
-    /// It takes messages.
-    Running,
-    /// It fell and is built again after a pause.
-    Restarting,
-    /// It fell too often and stays down until an operator restarts it.
-    Crashed,
-}
-
-/// How an incarnation ended.
-#[derive(Clone, Debug, Serialize)]
-pub struct LastExit {
-    /// In words.
-    pub cause: String,
-    /// RFC 3339.
-    pub at: String,
-}
-
-/// One actor's place in the tree.
-pub struct Cell {
-    path: String,
-    kind: &'static str,
-    clock: Clock,
-    life: AtomicU8,
-    incarnation: AtomicU64,
-    restarts: AtomicU64,
-    waiting: AtomicUsize,
-    messages: AtomicU64,
-    started_at: AtomicU64,
-    last_exit: Mutex<Option<LastExit>>,
-    addr: ArcSwapOption<Box<dyn Any + Send + Sync>>,
-    status: watch::Sender<Option<Arc<dyn Status>>>,
-}
-
-impl Cell {
-    fn new(path: String, kind: &'static str, clock: Clock) -> Self {
-        Self {
-            path,
-            kind,
-            clock,
-            life: AtomicU8::new(Life::Starting as u8),
-            incarnation: AtomicU64::new(0),
-            restarts: AtomicU64::new(0),
-            waiting: AtomicUsize::new(0),
-            messages: AtomicU64::new(0),
-            started_at: AtomicU64::new(0),
-            last_exit: Mutex::new(None),
-            addr: ArcSwapOption::empty(),
-            status: watch::Sender::new(None),
-        }
-    }
-
-    /// The actor's path.
-    #[must_use]
-    pub fn path(&self) -> &str {
-        &self.path
-    }
-
-    /// What kind of actor it is.
-    #[must_use]
-    pub fn kind(&self) -> &'static str {
-        self.kind
-    }
-
-    /// Where it stands.
-    #[must_use]
-    pub fn life(&self) -> Life {
-        match self.life.load(Ordering::Acquire) {
-            0 => Life::Starting,
-            1 => Life::Running,
-            2 => Life::Restarting,
-            _ => Life::Crashed,
-        }
-    }
-
-    /// Which incarnation runs, or ran last.
-    #[must_use]
-    pub fn incarnation(&self) -> u64 {
-        self.incarnation.load(Ordering::Acquire)
-    }
-
-    pub(crate) fn begin_incarnation(&self) -> u64 {
-        self.set_life(Life::Starting);
-        self.incarnation.fetch_add(1, Ordering::AcqRel) + 1
-    }
-
-    pub(crate) fn set_life(&self, life: Life) {
-        self.life.store(life as u8, Ordering::Release);
-    }
-
-    pub(crate) fn count_restart(&self) {
-        self.restarts.fetch_add(1, Ordering::AcqRel);
-    }
-
-    /// The actor runs and can be found from now on.
-    pub(crate) fn running<A: Actor>(&self, addr: Addr<A>)
-    where
-        Addr<A>: Send + Sync,
-    {
-        self.started_at.store(self.clock.now().0, Ordering::Release);
-        self.waiting.store(0, Ordering::Release);
-        self.addr.store(Some(Arc::new(Box::new(addr))));
-        self.set_life(Life::Running);
-    }
-
-    pub(crate) fn gone(&self, cause: String, at: WallTime) {
-        self.addr.store(None);
-        *self.last_exit.lock().unwrap_or_else(PoisonError::into_inner) =
-            Some(LastExit { cause, at: at.rfc3339() });
-    }
-
-    pub(crate) fn addr<A: Actor>(&self) -> Option<Addr<A>>
-    where
-        Addr<A>: Send + Sync,
-    {
-        self.addr.load().as_ref().and_then(|any| any.downcast_ref::<Addr<A>>()).cloned()
-    }
-
-    /// A message is on its way to the mailbox.
-    pub(crate) fn sent(&self) {
-        self.waiting.fetch_add(1, Ordering::AcqRel);
-    }
-
-    /// The actor takes a message from its mailbox.
-    pub(crate) fn received(&self) {
-        let _ = self.waiting.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| n.checked_sub(1));
-        self.messages.fetch_add(1, Ordering::AcqRel);
-    }
-
-    pub(crate) fn waiting(&self) -> usize {
-        self.waiting.load(Ordering::Acquire)
-    }
-
-    /// Replaces the published status.
-    pub(crate) fn publish(&self, status: Arc<dyn Status>) {
-        self.status.send_replace(Some(status));
-    }
-
-    /// The published status, if it is of this type.
-    #[must_use]
-    pub fn status<S: Status>(&self) -> Option<Arc<S>> {
-        let status: Arc<dyn Any + Send + Sync> = self.status.borrow().clone()?;
-        status.downcast().ok()
-    }
-
-    /// Wakes whenever a status is published.
-    #[must_use]
-    pub fn watch(&self) -> watch::Receiver<Option<Arc<dyn Status>>> {
-        self.status.subscribe()
-    }
-
-    /// As operators see it, without its children.
-    #[must_use]
-    pub fn view(&self) -> CellView {
-        let last_exit = self.last_exit.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let age = self.clock.now().since(Tick(self.started_at.load(Ordering::Acquire)));
-        let running = self.life() == Life::Running;
-        CellView {
-            path: self.path.clone(),
-            kind: self.kind,
-            state: self.life(),
-            incarnation: self.incarnation(),
-            restarts: self.restarts.load(Ordering::Acquire),
-            last_exit,
-            mailbox_depth: self.waiting(),
-            messages_total: self.messages.load(Ordering::Acquire),
-            age_seconds: if running { age.as_secs() } else { 0 },
-            status: self.status.borrow().as_ref().map_or(serde_json::Value::Null, |status| status.to_json()),
-            children: Vec::new(),
-        }
-    }
-}
-
-/// One actor as `/admin/actors` shows it.
-#[derive(Debug, Serialize)]
-pub struct CellView {
-    path: String,
-    kind: &'static str,
-    state: Life,
-    incarnation: u64,
-    restarts: u64,
-    last_exit: Option<LastExit>,
-    mailbox_depth: usize,
-    messages_total: u64,
-    age_seconds: u64,
-    status: serde_json::Value,
-    children: Vec<CellView>,
-}
-
 /// All cells. Cheap to clone.
 #[derive(Clone)]
 pub struct Tree {
     cells: Arc<RwLock<BTreeMap<String, Arc<Cell>>>>,
-    clock: Clock,
+    common: Common,
+    /// Why the whole process must end, once it must.
+    fallen: watch::Sender<Option<String>>,
 }
 
 impl Tree {
     /// An empty tree.
     #[must_use]
     pub fn new(clock: Clock) -> Self {
-        Self { cells: Arc::default(), clock }
+        let common = Common { clock, poison: PoisonBook::default(), blameless: Arc::new(AtomicU64::new(0)) };
+        Self { cells: Arc::default(), common, fallen: watch::Sender::new(None) }
     }
 
     /// The clock that the actors go by.
     #[must_use]
     pub fn clock(&self) -> Clock {
-        self.clock
+        self.common.clock
+    }
+
+    /// The messages that are set aside.
+    #[must_use]
+    pub fn poison(&self) -> &PoisonBook {
+        &self.common.poison
+    }
+
+    /// This process stood still: what actors have not done until now is not their fault.
+    pub(crate) fn forgive(&self) {
+        self.common.blameless.store(self.common.clock.now().0, Ordering::Release);
+    }
+
+    /// A part without which nothing works is down for good.
+    pub(crate) fn escalate(&self, cause: String) {
+        self.fallen.send_if_modified(|fallen| {
+            let first = fallen.is_none();
+            fallen.get_or_insert(cause);
+            first
+        });
+    }
+
+    /// Resolves with the cause when a part is down for good without which nothing works.
+    pub async fn fallen(&self) -> String {
+        let mut fallen = self.fallen.subscribe();
+        let cause = fallen.wait_for(Option::is_some).await;
+        // The sender is this tree's own.
+        cause.ok().and_then(|cause| cause.clone()).unwrap_or_default()
+    }
+
+    /// The actors that do not go on. Actors share a thread: while one of them is inside a handler, those behind it
+    /// are left out.
+    #[must_use]
+    pub fn culprits(&self) -> Vec<(Arc<Cell>, Stuck)> {
+        let cells: Vec<Arc<Cell>> =
+            self.cells.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        let stuck: Vec<_> =
+            cells.into_iter().filter_map(|cell| Some((cell.clone(), cell.stuck()?))).collect();
+        let somebody_inside = stuck.iter().any(|(_, stuck)| stuck.inside);
+        stuck.into_iter().filter(|(_, stuck)| stuck.inside || !somebody_inside).collect()
     }
 
     /// The cell at `path`.
@@ -251,11 +110,12 @@ impl Tree {
         let mut cells = self.cells.write().unwrap_or_else(PoisonError::into_inner);
         let cell = cells
             .entry(path.to_owned())
-            .or_insert_with(|| Arc::new(Cell::new(path.to_owned(), kind, self.clock)));
+            .or_insert_with(|| Arc::new(Cell::new(path.to_owned(), kind, self.common.clone())));
         cell.clone()
     }
 
     pub(crate) fn uproot(&self, path: &str) {
+        self.common.poison.release(path);
         self.cells.write().unwrap_or_else(PoisonError::into_inner).remove(path);
     }
 
@@ -284,7 +144,7 @@ impl Tree {
             let cells = self.cells.read().unwrap_or_else(PoisonError::into_inner);
             cells
                 .values()
-                .filter(|cell| cell.path == path || cell.path.starts_with(&below))
+                .filter(|cell| cell.path() == path || cell.path().starts_with(&below))
                 .cloned()
                 .collect()
         };

@@ -1,6 +1,7 @@
 //! Commands to agents: kept until acknowledged, delivered at least once, fenced by generation.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use nebula_core::clock::WallTime;
 use nebula_core::ids::{CommandId, DeploymentId, Generation, NodeId, ReplicaId};
@@ -59,7 +60,7 @@ impl Action {
 }
 
 /// Everything an agent needs to run a replica.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct StartSpec {
     /// The engine.
     pub runtime: RuntimeKind,
@@ -87,4 +88,40 @@ pub struct StartSpec {
     pub token: Option<TokenHash>,
     /// What nebulad's gateway shows to the proxy.
     pub gateway_token: Secret,
+}
+
+/// Shows the names in the environment and not the values: these may be secrets.
+impl fmt::Debug for StartSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            runtime,
+            driver,
+            image,
+            model,
+            source,
+            command,
+            args,
+            env,
+            gpu_devices,
+            served_name,
+            public,
+            token,
+            gateway_token,
+        } = self;
+        let mut shown = f.debug_struct("StartSpec");
+        shown.field("runtime", runtime);
+        shown.field("driver", driver);
+        shown.field("image", image);
+        shown.field("model", model);
+        shown.field("source", source);
+        shown.field("command", command);
+        shown.field("args", args);
+        shown.field("env", &env.keys().collect::<Vec<_>>());
+        shown.field("gpu_devices", gpu_devices);
+        shown.field("served_name", served_name);
+        shown.field("public", public);
+        shown.field("token", token);
+        shown.field("gateway_token", gateway_token);
+        shown.finish()
+    }
 }

@@ -1,6 +1,7 @@
 //! Deployments: what the user wants (spec and desired state) beside what is (replicas and their phases).
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use nebula_core::address::HostPort;
@@ -12,7 +13,7 @@ use nebula_core::token::{Secret, TokenHash};
 use serde::Serialize;
 
 /// What the user asked for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, PartialEq, Eq, Serialize)]
 pub struct DeploymentSpec {
     /// The model as the user named it.
     pub model: String,
@@ -44,6 +45,46 @@ pub struct DeploymentSpec {
     pub public: bool,
     /// How long an unreachable replica is waited for.
     pub lost_after: LostAfter,
+}
+
+/// Shows the names in the environment and not the values: these may be secrets.
+impl fmt::Debug for DeploymentSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            model,
+            runtime,
+            source,
+            image,
+            driver,
+            command,
+            args,
+            env,
+            node,
+            labels,
+            replicas,
+            gpu,
+            cpu,
+            public,
+            lost_after,
+        } = self;
+        let mut shown = f.debug_struct("DeploymentSpec");
+        shown.field("model", model);
+        shown.field("runtime", runtime);
+        shown.field("source", source);
+        shown.field("image", image);
+        shown.field("driver", driver);
+        shown.field("command", command);
+        shown.field("args", args);
+        shown.field("env", &env.keys().collect::<Vec<_>>());
+        shown.field("node", node);
+        shown.field("labels", labels);
+        shown.field("replicas", replicas);
+        shown.field("gpu", gpu);
+        shown.field("cpu", cpu);
+        shown.field("public", public);
+        shown.field("lost_after", lost_after);
+        shown.finish()
+    }
 }
 
 impl DeploymentSpec {

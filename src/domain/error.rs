@@ -42,6 +42,12 @@ impl Error {
         Self { class, message: message.into() }
     }
 
+    /// Too many wait already.
+    #[must_use]
+    pub fn overloaded() -> Self {
+        Self::new(ErrorClass::Overloaded, "too many requests wait here, try again later")
+    }
+
     /// The part that answers is starting again.
     #[must_use]
     pub fn restarting() -> Self {

@@ -86,6 +86,16 @@ pub enum Scheduling {
 impl Scheduling {
     /// All of them, in the order of their stored numbers.
     pub const ALL: [Self; 4] = [Self::Schedulable, Self::Cordoned, Self::Draining, Self::Drained];
+
+    /// What an operator does to have it so, as the audit names it.
+    #[must_use]
+    pub fn verb(self) -> &'static str {
+        match self {
+            Self::Schedulable => "node.uncordon",
+            Self::Cordoned => "node.cordon",
+            Self::Draining | Self::Drained => "node.drain",
+        }
+    }
 }
 
 /// Whether new replicas may be placed on a node.

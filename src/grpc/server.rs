@@ -1,6 +1,6 @@
 //! The gRPC server, on a runtime of its own so that neither the actors nor the gateway wait for its connections.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -108,14 +108,4 @@ async fn serve(
         .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async move { stop.notified().await })
         .await
         .map_err(|error| text(&error))
-}
-
-/// Where a listener is bound.
-///
-/// # Errors
-/// When the operating system does not say.
-pub fn local_addr(listener: &TcpListener) -> Result<SocketAddr, Fatal> {
-    listener
-        .local_addr()
-        .map_err(|error| Fatal::new(Exit::Failed, format!("no address of a listener: {error}")))
 }

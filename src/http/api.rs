@@ -17,10 +17,13 @@ use crate::domain::error::{Error, ErrorClass};
 mod create;
 mod deployments;
 pub mod error;
+mod events;
 mod nodes;
+mod origin;
 mod view;
 
 use self::error::refuse;
+pub(super) use self::origin::origin;
 
 /// The largest page of a list.
 const PAGE_MAX: usize = 500;
@@ -52,6 +55,7 @@ pub fn configure(cfg: &mut web::ServiceConfig, api: Api) {
         .wrap(from_fn(in_our_shape))
         .configure(deployments::configure)
         .configure(nodes::configure)
+        .configure(events::configure)
         .default_service(web::to(nothing_here));
     cfg.app_data(web::Data::new(api)).service(scope);
 }
@@ -104,7 +108,10 @@ pub(super) async fn admin_only(
     // The comparison takes the same time whatever is shown.
     let shown = TokenHash::of(header.and_then(bearer).unwrap_or_default());
     if admin.is_some_and(|admin| admin.same(&shown)) {
-        return next.call(request).await.map(ServiceResponse::map_into_boxed_body);
+        let id = origin::mark(&request);
+        let mut response = next.call(request).await?.map_into_boxed_body();
+        origin::sign(&id, response.headers_mut());
+        return Ok(response);
     }
     let why = match header {
         None => "this needs the admin token: Authorization: Bearer nbadm_…",

@@ -7,8 +7,10 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::json;
 
 use super::api::error::refuse;
-use super::api::{Api, admin_only};
+use super::api::{Api, admin_only, origin};
 use crate::domain::error::{Error, ErrorClass};
+
+mod store;
 
 type Shared = web::Data<Api>;
 
@@ -20,7 +22,8 @@ pub fn configure(cfg: &mut web::ServiceConfig) {
         .service(
             web::scope("/admin")
                 .wrap(from_fn(admin_only))
-                .service(web::resource("/store").route(web::get().to(store)))
+                .configure(store::configure)
+                .service(web::resource("/brake/release").route(web::post().to(release_brake)))
                 .service(web::resource("/config").route(web::get().to(config)))
                 .service(web::resource("/actors").route(web::get().to(actors)))
                 .service(web::resource("/actors/{path:.*}/restart").route(web::post().to(restart)))
@@ -35,7 +38,10 @@ async fn health() -> HttpResponse {
 async fn ready(api: Shared) -> HttpResponse {
     let reasons = api.system.not_ready();
     if reasons.is_empty() {
-        HttpResponse::Ok().json(json!({"status": "ready"}))
+        match api.system.concerns() {
+            none if none.is_empty() => HttpResponse::Ok().json(json!({"status": "ready"})),
+            concerns => HttpResponse::Ok().json(json!({"status": "ready", "concerns": concerns})),
+        }
     } else {
         HttpResponse::ServiceUnavailable().json(json!({"status": "not ready", "reasons": reasons}))
     }
@@ -45,9 +51,10 @@ async fn page() -> HttpResponse {
     HttpResponse::Ok().content_type(ContentType::html()).body(include_str!("operators/page.html"))
 }
 
-async fn store(request: HttpRequest, api: Shared) -> HttpResponse {
-    match api.system.store_status().await {
-        Ok((report, census)) => HttpResponse::Ok().json(json!({"store": report, "records": census})),
+/// The nodes that the brake against mass failure holds are really gone.
+async fn release_brake(request: HttpRequest, api: Shared) -> HttpResponse {
+    match api.system.release_brake(origin(&request)).await {
+        Ok(()) => HttpResponse::Ok().json(json!({"released": true})),
         Err(error) => refuse(&request, &error),
     }
 }
@@ -70,7 +77,7 @@ async fn actor(request: HttpRequest, api: Shared, path: web::Path<String>) -> Ht
 
 async fn restart(request: HttpRequest, api: Shared, path: web::Path<String>) -> HttpResponse {
     let path = format!("/{}", path.trim_matches('/'));
-    match api.system.restart_actor(&path).await {
+    match api.system.restart_actor(&path, origin(&request)).await {
         Ok(()) => HttpResponse::Accepted().json(json!({"path": path, "restarting": true})),
         Err(error) => refuse(&request, &error),
     }

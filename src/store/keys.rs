@@ -4,6 +4,7 @@
 use nebula_core::ids::{CommandId, DeploymentId, NodeId, ReplicaId};
 use nebula_core::token::TokenHash;
 
+use crate::domain::event::Ring;
 use crate::ports::StoreError;
 
 /// Nodes, by id.
@@ -14,19 +15,30 @@ pub(super) const DEPLOYMENTS: &[u8] = b"d/";
 const REPLICAS: &[u8] = b"p/";
 /// Commands, by node and id.
 const COMMANDS: &[u8] = b"c/";
-/// Journal lines, by deployment and number.
-pub(super) const EVENTS: &[u8] = b"e/";
+/// Journal lines of deployments, by deployment and number.
+const DEPLOYMENT_EVENTS: &[u8] = b"e/";
+/// Journal lines of nodes, by node and number; those that concern all nodes are of a node without an id.
+const NODE_EVENTS: &[u8] = b"v/";
+/// Journal lines of the audit, by number.
+const AUDIT: &[u8] = b"a/";
+/// All journal lines.
+pub(super) const EVENTS: [&[u8]; 3] = [DEPLOYMENT_EVENTS, NODE_EVENTS, AUDIT];
 /// Idempotency keys, by their hash.
 pub(super) const USED_KEYS: &[u8] = b"i/";
+/// Messages that were set aside, by the hash of their actor's path and their fingerprint.
+pub(super) const POISON: &[u8] = b"x/";
 
 /// Every kind of record with its prefix, as operators see it.
-pub(super) const KINDS: [(&str, &[u8]); 6] = [
+pub(super) const KINDS: [(&str, &[u8]); 9] = [
     ("nodes", NODES),
     ("deployments", DEPLOYMENTS),
     ("replicas", REPLICAS),
     ("commands", COMMANDS),
-    ("events", EVENTS),
+    ("deployment_events", DEPLOYMENT_EVENTS),
+    ("node_events", NODE_EVENTS),
+    ("audit", AUDIT),
     ("used_keys", USED_KEYS),
+    ("messages_set_aside", POISON),
 ];
 
 /// Ends a node's id inside a key; no id holds it.
@@ -60,16 +72,22 @@ pub(super) fn command(node: &NodeId, id: CommandId) -> Vec<u8> {
     join(&[&commands(node), id.as_bytes()])
 }
 
-pub(super) fn events(deployment: DeploymentId) -> Vec<u8> {
-    join(&[EVENTS, deployment.as_bytes()])
-}
-
-pub(super) fn event(deployment: DeploymentId, seq: u64) -> Vec<u8> {
-    join(&[&events(deployment), &seq.to_be_bytes()])
+pub(super) fn event(ring: &Ring, seq: u64) -> Vec<u8> {
+    let number = seq.to_be_bytes();
+    match ring {
+        Ring::Deployment(id) => join(&[DEPLOYMENT_EVENTS, id.as_bytes(), &number]),
+        Ring::Node(id) => join(&[NODE_EVENTS, id.as_str().as_bytes(), &[END], &number]),
+        Ring::Fleet => join(&[NODE_EVENTS, &[END], &number]),
+        Ring::Audit => join(&[AUDIT, &number]),
+    }
 }
 
 pub(super) fn used_key(key: &str) -> Vec<u8> {
     join(&[USED_KEYS, TokenHash::of(key).as_bytes()])
+}
+
+pub(super) fn poison(path: &str, fingerprint: u64) -> Vec<u8> {
+    join(&[POISON, TokenHash::of(path).as_bytes(), &fingerprint.to_be_bytes()])
 }
 
 /// The id in a deployment's key.
@@ -77,10 +95,4 @@ pub(super) fn deployment_id(key: &[u8]) -> Result<DeploymentId, StoreError> {
     let id = key.last_chunk::<16>().filter(|_| key.len() == DEPLOYMENTS.len() + 16);
     id.map(|id| DeploymentId::from_bytes(*id))
         .ok_or_else(|| StoreError::Failed("a deployment's key holds no id".to_owned()))
-}
-
-/// The number in an event's key; 0 for a key that is none.
-pub(super) fn event_seq(key: &[u8]) -> u64 {
-    let tail = key.last_chunk::<8>().copied();
-    tail.map_or(0, u64::from_be_bytes)
 }

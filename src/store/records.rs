@@ -13,14 +13,19 @@ use nebula_store::{Record, codec};
 use crate::domain::deployment::{
     CpuNeed, Deployment, DeploymentSpec, Desired, GpuNeed, LostAfter, Phase, Placement, Replica,
 };
-use crate::domain::event::JournalEvent;
 use crate::domain::idempotency::UsedKey;
 use crate::domain::node::{Capabilities, Gpu, Node, Presence, Scheduling};
 use crate::ports::StoreError;
 
 mod command;
+mod event;
+mod poison;
+#[cfg(test)]
+mod props;
 
 pub(super) use self::command::{command, read_command};
+pub(super) use self::event::{event, read_event};
+pub(super) use self::poison::{poison, read_poison};
 
 /// Kinds of records; frozen.
 mod kind {
@@ -30,9 +35,10 @@ mod kind {
     pub(super) const COMMAND: u8 = 4;
     pub(super) const EVENT: u8 = 5;
     pub(super) const USED_KEY: u8 = 6;
+    pub(super) const POISON: u8 = 9;
 }
 
-/// The schema in which records are written.
+/// The schema in which records are written, unless their file says otherwise.
 const SCHEMA: u16 = 1;
 
 type Map = BTreeMap<String, String>;
@@ -133,17 +139,6 @@ struct PlacementV1 {
 }
 
 #[derive(Encode, Decode)]
-struct EventV1 {
-    seq: u64,
-    time: u64,
-    deployment: [u8; 16],
-    kind: String,
-    message: String,
-    replica: Option<[u8; 16]>,
-    node: Option<String>,
-}
-
-#[derive(Encode, Decode)]
 struct UsedKeyV1 {
     key: String,
     body: [u8; 32],
@@ -152,16 +147,24 @@ struct UsedKeyV1 {
 }
 
 fn write<T: Encode>(kind: u8, what: &str, value: &T) -> Result<Record, StoreError> {
+    write_as(kind, SCHEMA, what, value)
+}
+
+fn write_as<T: Encode>(kind: u8, schema: u16, what: &str, value: &T) -> Result<Record, StoreError> {
     let payload = codec::encode(value).map_err(|error| StoreError::TooLarge(format!("{what} ({error})")))?;
-    Ok(Record { kind, schema: SCHEMA, payload })
+    Ok(Record { kind, schema, payload })
 }
 
 fn read<T: Decode<()>>(kind: u8, record: &Record) -> Result<T, StoreError> {
     if record.kind != kind || record.schema != SCHEMA {
-        let (found, schema) = (record.kind, record.schema);
-        return Err(damaged(format!("record of kind {found} schema {schema} where kind {kind} belongs")));
+        return Err(misplaced(kind, record));
     }
     codec::decode(&record.payload).map_err(|error| damaged(error.to_string()))
+}
+
+fn misplaced(kind: u8, record: &Record) -> StoreError {
+    let (found, schema) = (record.kind, record.schema);
+    damaged(format!("record of kind {found} schema {schema} where kind {kind} belongs"))
 }
 
 fn damaged(what: String) -> StoreError {
@@ -392,32 +395,6 @@ pub(super) fn read_replica(record: &Record) -> Result<Replica, StoreError> {
         port: stored.port,
         message: stored.message,
         restarts: stored.restarts,
-    })
-}
-
-pub(super) fn event(event: &JournalEvent) -> Result<Record, StoreError> {
-    let stored = EventV1 {
-        seq: event.seq,
-        time: event.time.0,
-        deployment: *event.deployment.as_bytes(),
-        kind: event.kind.clone(),
-        message: event.message.clone(),
-        replica: event.replica.map(|id| *id.as_bytes()),
-        node: event.node.as_ref().map(ToString::to_string),
-    };
-    write(kind::EVENT, &format!("event {}", event.seq), &stored)
-}
-
-pub(super) fn read_event(record: &Record) -> Result<JournalEvent, StoreError> {
-    let stored: EventV1 = read(kind::EVENT, record)?;
-    Ok(JournalEvent {
-        seq: stored.seq,
-        time: WallTime(stored.time),
-        deployment: DeploymentId::from_bytes(stored.deployment),
-        kind: stored.kind,
-        message: stored.message,
-        replica: stored.replica.map(ReplicaId::from_bytes),
-        node: parse_some(stored.node.as_ref())?,
     })
 }
 

@@ -4,19 +4,21 @@ use nebula_core::clock::WallTime;
 use nebula_core::ids::{CommandId, Generation, ReplicaId};
 use nebula_core::runtime::{Driver, RuntimeKind};
 use nebula_core::token::{Secret, TokenHash};
+use nebula_store::Batch;
 
 use super::*;
 use crate::domain::command::{Action, StartSpec};
 use crate::domain::deployment::{
     CpuNeed, DeploymentSpec, Desired, GpuNeed, LostAfter, Phase, Placement, Replica,
 };
+use crate::domain::event::{Happening, Line};
 use crate::domain::node::{Capabilities, Gpu, Presence, Scheduling};
 
 fn pairs(text: &str) -> BTreeMap<String, String> {
     BTreeMap::from([(text.to_owned(), format!("{text}-value"))])
 }
 
-fn node() -> Node {
+pub(super) fn node() -> Node {
     Node {
         id: "node-1".parse().expect("an id"),
         name: "gpu-server-1".to_owned(),
@@ -38,7 +40,7 @@ fn node() -> Node {
     }
 }
 
-fn deployment() -> Deployment {
+pub(super) fn deployment() -> Deployment {
     let replica = Replica {
         id: ReplicaId::from_bytes([2; 16]),
         index: 0,
@@ -86,7 +88,7 @@ fn deployment() -> Deployment {
     }
 }
 
-fn start() -> Command {
+pub(super) fn start() -> Command {
     let dep = deployment();
     Command {
         id: CommandId::from_bytes([9; 16]),
@@ -114,15 +116,22 @@ fn start() -> Command {
 }
 
 fn event(seq: u64) -> JournalEvent {
-    JournalEvent {
-        seq,
-        time: WallTime(5),
-        deployment: deployment().id,
-        kind: "running".to_owned(),
+    let happening = Happening {
+        kind: "running",
         message: "replica 0 is running".to_owned(),
         replica: Some(ReplicaId::from_bytes([2; 16])),
         node: Some(node().id),
-    }
+    };
+    JournalEvent { seq, line: Line::of_deployment(deployment().id, happening, WallTime(5)) }
+}
+
+fn ring() -> Ring {
+    Ring::Deployment(deployment().id)
+}
+
+fn sorted(mut events: Vec<JournalEvent>) -> Vec<JournalEvent> {
+    events.sort_by_key(|event| event.seq);
+    events
 }
 
 #[tokio::test]
@@ -131,7 +140,8 @@ async fn what_is_committed_is_there_after_the_store_was_opened_again() {
     let dep = deployment();
     let stop = Command { id: CommandId::random(), action: Action::Stop, created_at: WallTime(2), ..start() };
     {
-        let store = EmbeddedStore::open(dir.path()).expect("opened");
+        let store = EmbeddedStore::open(dir.path(), Options { ballast_bytes: 0, ..Options::default() })
+            .expect("opened");
         let mut writes = vec![
             Write::PutNode(Box::new(node())),
             Write::PutDeployment(Box::new(dep.clone())),
@@ -143,31 +153,34 @@ async fn what_is_committed_is_there_after_the_store_was_opened_again() {
         store.commit(writes).await.expect("committed");
         store.close();
     }
-    let store = EmbeddedStore::open(dir.path()).expect("opened again");
+    let store = EmbeddedStore::open(dir.path(), Options { ballast_bytes: 0, ..Options::default() })
+        .expect("opened again");
     assert_eq!(store.nodes().await.expect("read"), [node()]);
     assert_eq!(store.deployment_names().await.expect("read"), [(dep.id, dep.name.clone())]);
     assert_eq!(store.deployment(dep.id).await.expect("read"), Some(dep.clone()));
     assert_eq!(store.commands(node().id).await.expect("read"), [stop.clone(), start()], "oldest first");
-    assert_eq!(store.events(dep.id).await.expect("read"), [1, 2, 300].map(event));
-    assert_eq!(store.last_event_seq().await.expect("read"), 300);
+    assert_eq!(sorted(store.journal().await.expect("read")), [1, 2, 300].map(event));
+    let wanted = [(ring(), 2), (ring(), 3), (Ring::Audit, 1)].to_vec();
+    assert_eq!(store.lines(wanted).await.expect("read"), [event(2)]);
     let gone = vec![
         Write::DeleteNode(node().id),
         Write::DeleteReplica(dep.id, dep.replicas[0].id),
         Write::DeleteDeployment(dep.id),
         Write::DeleteCommand(node().id, stop.id),
-        Write::DeleteEvent(dep.id, 2),
+        Write::DeleteEvent(ring(), 2),
     ];
     store.commit(gone).await.expect("committed");
     assert_eq!(store.nodes().await.expect("read"), []);
     assert_eq!(store.deployment(dep.id).await.expect("read"), None);
     assert_eq!(store.commands(node().id).await.expect("read"), [start()]);
-    assert_eq!(store.events(dep.id).await.expect("read"), [1, 300].map(event));
+    assert_eq!(sorted(store.journal().await.expect("read")), [1, 300].map(event));
 }
 
 #[tokio::test]
 async fn a_node_whose_id_begins_like_anothers_has_its_own_commands() {
     let dir = tempfile::tempdir().expect("a directory");
-    let store = EmbeddedStore::open(dir.path()).expect("opened");
+    let store =
+        EmbeddedStore::open(dir.path(), Options { ballast_bytes: 0, ..Options::default() }).expect("opened");
     let other = Command { node_id: "node-10".parse().expect("an id"), ..start() };
     store.commit(vec![Write::PutCommand(Box::new(other))]).await.expect("committed");
     assert_eq!(store.commands("node-1".parse().expect("an id")).await.expect("read"), []);
@@ -176,7 +189,8 @@ async fn a_node_whose_id_begins_like_anothers_has_its_own_commands() {
 #[tokio::test]
 async fn what_is_too_large_is_refused_by_name() {
     let dir = tempfile::tempdir().expect("a directory");
-    let store = EmbeddedStore::open(dir.path()).expect("opened");
+    let store =
+        EmbeddedStore::open(dir.path(), Options { ballast_bytes: 0, ..Options::default() }).expect("opened");
     let mut dep = deployment();
     dep.spec.args = vec!["x".repeat(10_000)];
     let refused = store.commit(vec![Write::PutDeployment(Box::new(dep))]).await.expect_err("too large");
@@ -186,7 +200,8 @@ async fn what_is_too_large_is_refused_by_name() {
 #[tokio::test]
 async fn one_record_that_cannot_be_read_keeps_no_other_from_being_read() {
     let dir = tempfile::tempdir().expect("a directory");
-    let store = EmbeddedStore::open(dir.path()).expect("opened");
+    let store =
+        EmbeddedStore::open(dir.path(), Options { ballast_bytes: 0, ..Options::default() }).expect("opened");
     let good = deployment();
     let bad = DeploymentId::from_bytes([7; 16]);
     store.commit(vec![Write::PutDeployment(Box::new(good.clone()))]).await.expect("committed");

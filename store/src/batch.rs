@@ -13,6 +13,19 @@ pub struct Batch {
     pub(crate) conditions: Vec<(Vec<u8>, Expected)>,
     bytes: usize,
     refused: Option<CommitError>,
+    purpose: Purpose,
+}
+
+/// What a batch does to the space that is used, which decides whether a disk that fills up still takes it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Begins something that will need more and more.
+    Growing,
+    /// Keeps up with what is there.
+    #[default]
+    Keeping,
+    /// Leads to less.
+    Freeing,
 }
 
 /// What a key must hold for a batch to be applied.
@@ -67,6 +80,20 @@ impl Batch {
         self.require(key.into(), Expected::Value(record))
     }
 
+    /// Marks the batch as the start of something new, which is refused first when the disk fills up.
+    #[must_use]
+    pub fn growing(mut self) -> Self {
+        self.purpose = Purpose::Growing;
+        self
+    }
+
+    /// Marks the batch as one that leads to less being stored, which is taken even when the disk is full.
+    #[must_use]
+    pub fn freeing(mut self) -> Self {
+        self.purpose = Purpose::Freeing;
+        self
+    }
+
     /// Whether there is nothing in it, not even a precondition.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -76,6 +103,11 @@ impl Batch {
     /// What the batch takes up, in bytes.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// What it does to the space that is used.
+    pub(crate) fn purpose(&self) -> Purpose {
+        self.purpose
     }
 
     /// The batch, if everything in it is within its limit.

@@ -4,6 +4,8 @@ use std::{io, path::PathBuf};
 
 use nebula_core::exit::{Exit, Fatal};
 
+use crate::engine::{EngineError, Trouble};
+
 /// Why a batch was not committed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CommitError {
@@ -26,6 +28,12 @@ pub enum CommitError {
         /// What is allowed.
         limit: usize,
     },
+    /// There is too little space on the disk for such a batch; nothing was applied.
+    #[error("the disk is full")]
+    DiskFull,
+    /// The store is opening its engine again; nothing was applied, try again later.
+    #[error("store is reopening")]
+    Unavailable,
     /// The batch may have been applied: whoever asked must load its state again.
     #[error("store has failed")]
     Failed,
@@ -40,12 +48,55 @@ pub enum ReadError {
     /// The queue is full, try again later.
     #[error("store is overloaded")]
     Overloaded,
+    /// The store is opening its engine again, try again later.
+    #[error("store is reopening")]
+    Unavailable,
     /// The store has failed and answers nothing more.
     #[error("store has failed")]
     Failed,
     /// The store was closed.
     #[error("store is closed")]
     Closed,
+}
+
+/// Why no export was made.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ExportFailed {
+    /// The queue is full, or too many exports wait already; try again later.
+    #[error("store is overloaded")]
+    Overloaded,
+    /// The store is opening its engine again, try again later.
+    #[error("store is reopening")]
+    Unavailable,
+    /// It could not be written, or the store has failed.
+    #[error("export failed: {0}")]
+    Failed(String),
+    /// The store was closed.
+    #[error("store is closed")]
+    Closed,
+}
+
+/// A request that did not reach the queue, or the engine, fails the same way for all kinds.
+impl From<ReadError> for ExportFailed {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Overloaded => Self::Overloaded,
+            ReadError::Unavailable => Self::Unavailable,
+            ReadError::Failed => Self::Failed(error.to_string()),
+            ReadError::Closed => Self::Closed,
+        }
+    }
+}
+
+impl From<ReadError> for CommitError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Overloaded => Self::Overloaded,
+            ReadError::Unavailable => Self::Unavailable,
+            ReadError::Failed => Self::Failed,
+            ReadError::Closed => Self::Closed,
+        }
+    }
 }
 
 /// Why the store did not open. Nothing was deleted.
@@ -72,6 +123,14 @@ pub enum OpenError {
     DiskFull {
         /// The data directory.
         path: PathBuf,
+    },
+    /// The file system promises too little about what it has written.
+    #[error("data directory {} is on {kind}, which may lose what was acknowledged", path.display())]
+    Filesystem {
+        /// The data directory.
+        path: PathBuf,
+        /// The kind of file system.
+        kind: &'static str,
     },
     /// The engine cannot read what is there.
     #[error("store in {} is damaged: {reason}", path.display())]
@@ -108,6 +167,17 @@ impl OpenError {
     }
 }
 
+impl OpenError {
+    /// The error of an engine in `dir`: a full disk is told apart.
+    pub(crate) fn engine(dir: impl Into<PathBuf>, error: EngineError) -> Self {
+        let path = dir.into();
+        match error.trouble {
+            Trouble::NoSpace => Self::DiskFull { path },
+            Trouble::Other => Self::Damaged { path, reason: error.text },
+        }
+    }
+}
+
 impl From<OpenError> for Fatal {
     fn from(error: OpenError) -> Self {
         let message = error.to_string();
@@ -120,6 +190,9 @@ impl From<OpenError> for Fatal {
             OpenError::DiskFull { .. } => {
                 Self::new(Exit::Disk, message).hint("free some space and start again")
             }
+            OpenError::Filesystem { .. } => Self::new(Exit::DataDir, message).hint(
+                "choose a directory on a local disk with --data-dir, or take the risk with --allow-any-filesystem",
+            ),
             OpenError::Damaged { path, .. } => Self::new(Exit::Disk, message).hint(format!(
                 "nothing was deleted; move {} aside and start again with an empty store or a restored copy",
                 path.display()

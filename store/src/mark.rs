@@ -1,8 +1,8 @@
 //! How far the log was durable, told outside the log.
 //!
 //! sled takes the first bytes it cannot read for the torn end of its log and forgets all that follows, silently. So every
-//! durable write carries a number inside the log, and after its sync the number is noted here. A log that ends before
-//! the number in this file has lost acknowledged writes, and must not be served.
+//! durable write carries a number inside the log, and after its sync the number is noted here. An engine that ends
+//! before the number in this file has lost acknowledged writes, and must not be served as it is.
 //!
 //! The note itself is not synced with each write: the file then tells less than is true, never more.
 
@@ -24,8 +24,8 @@ pub(crate) struct Mark {
 }
 
 impl Mark {
-    /// Opens or creates the mark in `dir` and returns the highest number noted in it, 0 if there is none.
-    pub(crate) fn open(dir: &Path) -> io::Result<(Self, u64)> {
+    /// Opens or creates the mark in `dir`.
+    pub(crate) fn open(dir: &Path) -> io::Result<Self> {
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -33,14 +33,7 @@ impl Mark {
             .truncate(false)
             .mode(0o600)
             .open(dir.join(FILE))?;
-        let slots = [0, SLOT as u64].map(|at| {
-            let mut slot = [0; SLOT];
-            // A missing or short slot stays zero and is no valid one.
-            let _ = file.read_exact_at(&mut slot, at);
-            number_in(&slot)
-        });
-        let highest = slots.into_iter().flatten().max().unwrap_or(0);
-        Ok((Self { file }, highest))
+        Ok(Self { file })
     }
 
     /// Notes that write `number` is durable.
@@ -53,6 +46,18 @@ impl Mark {
     pub(crate) fn sync(&self) -> io::Result<()> {
         self.file.sync_all()
     }
+}
+
+/// The highest number noted in `dir`, 0 if there is none that can be read.
+pub(crate) fn read(dir: &Path) -> u64 {
+    let Ok(file) = File::open(dir.join(FILE)) else { return 0 };
+    let slots = [0, SLOT as u64].map(|at| {
+        let mut slot = [0; SLOT];
+        // A missing or short slot stays zero and is no valid one.
+        let _ = file.read_exact_at(&mut slot, at);
+        number_in(&slot)
+    });
+    slots.into_iter().flatten().max().unwrap_or(0)
 }
 
 fn slot_of(number: u64) -> [u8; SLOT] {
@@ -72,30 +77,26 @@ fn number_in(slot: &[u8; SLOT]) -> Option<u64> {
 mod tests {
     use super::*;
 
-    fn noted(dir: &Path) -> u64 {
-        Mark::open(dir).unwrap().1
-    }
-
     #[test]
     fn the_highest_number_comes_back() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(noted(dir.path()), 0);
-        let (mark, _) = Mark::open(dir.path()).unwrap();
+        assert_eq!(read(dir.path()), 0);
+        let mark = Mark::open(dir.path()).unwrap();
         for number in [1, 2, 3, 300] {
             mark.note(number).unwrap();
-            assert_eq!(noted(dir.path()), number);
+            assert_eq!(read(dir.path()), number);
         }
     }
 
     #[test]
     fn a_torn_note_leaves_the_one_before() {
         let dir = tempfile::tempdir().unwrap();
-        let (mark, _) = Mark::open(dir.path()).unwrap();
+        let mark = Mark::open(dir.path()).unwrap();
         mark.note(6).unwrap();
         mark.note(7).unwrap();
         mark.file.write_all_at(&[0xFF; 3], SLOT as u64 + 9).unwrap();
-        assert_eq!(noted(dir.path()), 6);
+        assert_eq!(read(dir.path()), 6);
         mark.file.set_len(5).unwrap();
-        assert_eq!(noted(dir.path()), 0);
+        assert_eq!(read(dir.path()), 0);
     }
 }

@@ -20,26 +20,40 @@ const RECORD_SCHEMA: u16 = 1;
 /// Writes the version into an empty store, and refuses a store of a newer one.
 pub(crate) fn check(engine: &mut impl Engine, dir: &Path) -> Result<(), OpenError> {
     let damaged = |reason: String| OpenError::Damaged { path: dir.to_owned(), reason };
-    let unreadable = |error: EngineError| damaged(error.to_string());
+    let unreadable = |error: EngineError| OpenError::engine(dir, error);
     let Some(bytes) = engine.get(KEY).map_err(unreadable)? else {
         if !engine.scan(b"").map_err(unreadable)?.is_empty() {
             return Err(damaged("it has records but no format version".to_owned()));
         }
-        let value = sealed(SCHEMA).map_err(|error| damaged(error.to_string()))?;
-        engine.apply([(KEY.to_vec(), Some(value))].into()).map_err(unreadable)?;
+        let (key, value) = entry().map_err(|error| damaged(error.to_string()))?;
+        engine.apply([(key, Some(value))].into()).map_err(unreadable)?;
         return engine.sync().map_err(unreadable);
     };
-    let record =
-        envelope::unseal(KEY, &bytes).map_err(|flaw| damaged(format!("its format version: {flaw}")))?;
-    let found: u16 = codec::decode(&record.payload).map_err(|error| damaged(error.to_string()))?;
-    match found {
+    match decoded(&bytes).map_err(damaged)? {
         SCHEMA => Ok(()),
         0 => Err(damaged("its format version is 0".to_owned())),
         found => Err(OpenError::NewerSchema { path: dir.to_owned(), found, known: SCHEMA }),
     }
 }
 
-fn sealed(schema: u16) -> Result<Vec<u8>, codec::CodecError> {
-    let record = Record { kind: KIND, schema: RECORD_SCHEMA, payload: codec::encode(&schema)? };
-    Ok(envelope::seal(KEY, Codec::Bincode, &record))
+/// Refuses a store of a newer version, and nothing else: what cannot be read is left to those who mend it.
+pub(crate) fn refuse_newer(engine: &impl Engine, dir: &Path) -> Result<(), OpenError> {
+    let bytes = engine.get(KEY).ok().flatten();
+    match bytes.and_then(|bytes| decoded(&bytes).ok()) {
+        Some(found) if found > SCHEMA => {
+            Err(OpenError::NewerSchema { path: dir.to_owned(), found, known: SCHEMA })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The record that tells this version, as it is stored.
+pub(crate) fn entry() -> Result<(Vec<u8>, Vec<u8>), codec::CodecError> {
+    let record = Record { kind: KIND, schema: RECORD_SCHEMA, payload: codec::encode(&SCHEMA)? };
+    Ok((KEY.to_vec(), envelope::seal(KEY, Codec::Bincode, &record)))
+}
+
+fn decoded(bytes: &[u8]) -> Result<u16, String> {
+    let record = envelope::unseal(KEY, bytes).map_err(|flaw| format!("its format version: {flaw}"))?;
+    codec::decode(&record.payload).map_err(|error| error.to_string())
 }

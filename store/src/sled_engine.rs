@@ -1,8 +1,7 @@
 //! sled behind [`Engine`]. The only file that calls it.
 //!
 //! sled's `flush` hands the log to the operating system but does not wait for the disk, so every sync ends with
-//! `fdatasync` on a descriptor of our own, whose errors sled cannot swallow. Every write is numbered inside the log, and
-//! the number of the last durable one is noted beside it (see [`crate::mark`]).
+//! `fdatasync` on a descriptor of our own, whose errors sled cannot swallow.
 
 #![expect(clippy::disallowed_methods, reason = "this is the engine that the writer thread owns")]
 
@@ -18,10 +17,7 @@ use nebula_core::clock::Clock;
 
 use crate::{
     engine::{Engine, EngineError, Entries, Writes},
-    envelope::{self, Codec, Flaw},
     error::OpenError,
-    mark::Mark,
-    record::{OWN_KINDS, Record},
     status::panic_text,
 };
 
@@ -37,16 +33,9 @@ const CONFIG_FILE: &str = "conf";
 /// A snapshot that was being written: sled would take a torn one for the newest.
 const TORN_SNAPSHOT: (&str, &str) = ("snap.", ".generating");
 
-/// The number of the last write, which is part of every write.
-const SEQ_KEY: &[u8] = b"m/seq";
-const SEQ_KIND: u8 = OWN_KINDS + 2;
-const SEQ_SCHEMA: u16 = 1;
-
 pub(crate) struct SledEngine {
     db: sled::Db,
     log: File,
-    mark: Mark,
-    seq: u64,
 }
 
 impl SledEngine {
@@ -58,17 +47,10 @@ impl SledEngine {
         let db = open_patiently(dir, &config)?;
         let log_path = dir.join(LOG_FILE);
         let log = File::open(&log_path).map_err(|error| OpenError::io(log_path, error))?;
-        let seq = last_write(dir, &db)?;
-        let (mark, durable) = Mark::open(dir).map_err(|error| OpenError::io(dir, error))?;
-        if seq < durable {
-            let reason = format!("its log ends at write {seq}, but write {durable} was durable");
-            return Err(OpenError::Damaged { path: dir.to_owned(), reason });
-        }
-        mark.note(seq).and_then(|()| mark.sync()).map_err(|error| OpenError::io(dir, error))?;
         for path in [dir.join(CONFIG_FILE), dir.join(LOG_FILE), dir.to_owned()] {
             File::open(&path).and_then(|file| file.sync_all()).map_err(|error| OpenError::io(path, error))?;
         }
-        Ok(Self { db, log, mark, seq })
+        Ok(Self { db, log })
     }
 }
 
@@ -79,17 +61,21 @@ impl Engine for SledEngine {
     }
 
     fn scan(&self, prefix: &[u8]) -> Result<Entries, EngineError> {
-        let entry = |entry: sled::Result<(sled::IVec, sled::IVec)>| match entry {
-            Ok((key, value)) => Ok((key.to_vec(), value.to_vec())),
-            Err(error) => Err(failure("scan", &error)),
-        };
-        self.db.scan_prefix(prefix).map(entry).collect()
+        let mut entries = Entries::new();
+        self.visit(prefix, &mut |key, value| entries.push((key.to_owned(), value.to_owned())))?;
+        Ok(entries)
+    }
+
+    fn visit(&self, prefix: &[u8], see: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), EngineError> {
+        for entry in self.db.scan_prefix(prefix) {
+            let (key, value) = entry.map_err(|error| failure("scan", &error))?;
+            see(&key, &value);
+        }
+        Ok(())
     }
 
     fn apply(&mut self, writes: Writes) -> Result<(), EngineError> {
         let mut batch = sled::Batch::default();
-        self.seq = self.seq.saturating_add(1);
-        batch.insert(SEQ_KEY, sealed_seq(self.seq));
         for (key, value) in writes {
             match value {
                 Some(value) => batch.insert(key, value),
@@ -101,12 +87,7 @@ impl Engine for SledEngine {
 
     fn sync(&mut self) -> Result<(), EngineError> {
         self.db.flush().map_err(|error| failure("flush", &error))?;
-        rustix::fs::fdatasync(&self.log).map_err(|error| EngineError(format!("fdatasync: {error}")))?;
-        // The writes are durable; an older note only tells less.
-        if let Err(error) = self.mark.note(self.seq) {
-            tracing::warn!(%error, "mark of the last durable write not updated");
-        }
-        Ok(())
+        rustix::fs::fdatasync(&self.log).map_err(|error| EngineError::io("fdatasync", &error.into()))
     }
 
     fn size_bytes(&self) -> u64 {
@@ -114,26 +95,10 @@ impl Engine for SledEngine {
     }
 }
 
-fn sealed_seq(seq: u64) -> Vec<u8> {
-    let payload = seq.to_be_bytes().to_vec();
-    envelope::seal(SEQ_KEY, Codec::Raw, &Record { kind: SEQ_KIND, schema: SEQ_SCHEMA, payload })
-}
-
-/// The number of the last write in `db`, 0 if there was none.
-fn last_write(dir: &Path, db: &sled::Db) -> Result<u64, OpenError> {
-    let Some(bytes) = db.get(SEQ_KEY).map_err(|error| classify(dir, error))? else { return Ok(0) };
-    let record = envelope::unseal(SEQ_KEY, &bytes);
-    let number = record.and_then(|record| record.payload.try_into().map_err(|_| Flaw::Short));
-    number.map(u64::from_be_bytes).map_err(|flaw| OpenError::Damaged {
-        path: dir.to_owned(),
-        reason: format!("the number of its last write: {flaw}"),
-    })
-}
-
 fn failure(step: &str, error: &sled::Error) -> EngineError {
     match error {
-        sled::Error::Io(error) => EngineError(format!("{step}: {error}")),
-        error => EngineError(format!("{step}: {error}")),
+        sled::Error::Io(error) => EngineError::io(step, error),
+        error => EngineError::other(format!("{step}: {error}")),
     }
 }
 

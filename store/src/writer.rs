@@ -1,261 +1,290 @@
-//! The one thread that owns the engine: takes what is queued as a group, commits it with one sync, then answers.
+//! The one thread that owns the engine: takes what is queued as a group, commits it with one sync, then answers. In
+//! between it looks after the disk, exports, and an engine that has to be opened again.
 
 use std::{
-    collections::VecDeque,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, atomic::Ordering::Relaxed, mpsc::Receiver},
+    sync::{
+        Arc,
+        atomic::Ordering::Relaxed,
+        mpsc::{Receiver, RecvTimeoutError},
+    },
+    time::Duration,
 };
 
-use nebula_core::clock::{Clock, wall_now};
-use tokio::sync::oneshot::Sender;
+use nebula_core::clock::{Clock, Tick};
 
 use crate::{
-    batch::{Batch, Expected},
-    engine::{Engine, EngineError, Entries, Writes},
-    envelope,
-    error::{CommitError, ReadError},
-    quarantine::{self, Bad, MAX_SET_ASIDE},
-    record::{MAX_BATCH_BYTES, Record},
-    status::{Shared, panic_text},
+    disk::{Disk, DiskLevel},
+    engine::{EngineError, Exports, Opened, Trouble},
+    error::{OpenError, ReadError},
+    info::ExportInfo,
+    machine::{Effect, Event, Machine},
+    quarantine,
+    status::{Shared, StoreState, panic_text},
 };
 
-/// Requests in one group.
-const GROUP: usize = 256;
-/// A group takes no further request beyond this.
-const GROUP_BYTES: usize = MAX_BATCH_BYTES;
+mod commit;
+mod exporting;
+mod group;
+mod read;
 
-/// Records with their keys, in key order.
-type Records = Vec<(Vec<u8>, Record)>;
+use exporting::{Ended, Exporting};
+use group::Group;
+pub(crate) use group::{ExportAsk, Read, Request};
 
-type Commit = (Batch, Sender<Result<(), CommitError>>);
-type Answer<T> = Sender<Result<T, ReadError>>;
+/// How long the thread waits for a request before it looks after the rest.
+const IDLE_WAIT: Duration = Duration::from_secs(1);
+/// The same while another thread finishes an export.
+const EXPORT_WAIT: Duration = Duration::from_millis(20);
 
-/// What the handles ask for.
-#[derive(Debug)]
-pub(crate) enum Request {
-    Commit { batch: Batch, reply: Sender<Result<(), CommitError>> },
-    Get { key: Vec<u8>, reply: Answer<Option<Record>> },
-    Scan { prefix: Vec<u8>, reply: Answer<Records> },
-    Close,
-}
+/// Opens the engine again.
+pub(crate) type Reopen<E> = Box<dyn FnMut() -> Result<Opened<E>, OpenError> + Send>;
 
-/// Requests that are answered together. One that is dropped unanswered tells its caller `Failed`.
-#[derive(Default)]
-struct Group {
-    commits: Vec<Commit>,
-    reads: VecDeque<Read>,
-    close: bool,
-}
-
-enum Read {
-    Get(Vec<u8>, Answer<Option<Record>>),
-    Scan(Vec<u8>, Answer<Records>),
+/// What a writer starts with.
+pub(crate) struct Start<E> {
+    pub(crate) opened: Opened<E>,
+    pub(crate) reopen: Reopen<E>,
+    pub(crate) disk: Disk,
+    pub(crate) export_every: Option<Duration>,
 }
 
 pub(crate) struct Writer<E> {
     engine: Option<E>,
+    reopen: Reopen<E>,
+    machine: Machine,
+    disk: Disk,
+    exporting: Exporting,
     shared: Arc<Shared>,
     clock: Clock,
+    /// Records set aside since the process started.
     set_aside: u64,
 }
 
-impl<E: Engine> Writer<E> {
-    pub(crate) fn new(engine: E, shared: Arc<Shared>) -> Self {
-        Self { engine: Some(engine), shared, clock: Clock::start(), set_aside: 0 }
+impl<E: Exports> Writer<E> {
+    /// A writer that serves. What `shared` says is what it says.
+    ///
+    /// # Errors
+    /// When the engine cannot be read.
+    pub(crate) fn new(start: Start<E>, shared: Arc<Shared>) -> Result<Self, EngineError> {
+        let clock = Clock::start();
+        let Start { opened, reopen, mut disk, export_every } = start;
+        let now = clock.now();
+        disk.look(now);
+        shared.set_disk(disk.status());
+        let exporting = Exporting::new(export_every, opened.last_export.as_ref(), now);
+        if let Some(last) = &opened.last_export {
+            shared.exported(Ok(last.clone()));
+        }
+        let machine = Machine::new();
+        let mut writer = Self { engine: None, reopen, machine, disk, exporting, shared, clock, set_aside: 0 };
+        writer.take_up(opened)?;
+        Ok(writer)
     }
 
     /// Serves requests until it is told to close or nobody is left to ask.
     pub(crate) fn run(mut self, requests: &Receiver<Request>) {
-        while let Ok(first) = requests.recv() {
-            let group = collect(first, requests);
-            let close = group.close;
-            self.serve(group);
-            if close {
-                break;
+        loop {
+            self.tend();
+            match requests.recv_timeout(self.pause()) {
+                Ok(first) => {
+                    let group = Group::collect(first, requests);
+                    self.shared.queued.fetch_sub(u64::try_from(group.len()).unwrap_or(0), Relaxed);
+                    let close = group.close;
+                    self.serve(group);
+                    if close {
+                        break;
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
             }
         }
+        if let Some(ended) = self.exporting.wait() {
+            self.end_export(ended);
+        }
+        self.exporting.engine_gone(ReadError::Closed);
         self.shut();
-        if !self.shared.has_failed() {
-            requests.try_iter().for_each(turn_away);
+        if self.shared.state() != StoreState::Failed {
+            for request in requests.try_iter() {
+                let mut group = Group::default();
+                group.add(request);
+                group.turn_away(ReadError::Closed);
+            }
         }
     }
 
-    /// Commits and reads of one group. The first error or panic ends the store before anybody is told.
+    /// How long to wait for a request.
+    fn pause(&self) -> Duration {
+        let pause = if self.exporting.is_running() { EXPORT_WAIT } else { IDLE_WAIT };
+        let now = self.clock.now();
+        self.machine.deadline().map_or(pause, |deadline| pause.min(deadline.since(now)))
+    }
+
+    /// Commits and reads of one group, in this order; its exports are begun afterwards.
     fn serve(&mut self, mut group: Group) {
-        let outcome = catch_unwind(AssertUnwindSafe(|| {
-            self.commit(&mut group.commits)?;
-            self.read(&mut group.reads)
-        }));
-        match outcome {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => self.fail(error.to_string()),
-            Err(panic) => self.fail(format!("panic: {}", panic_text(panic.as_ref()))),
+        if self.engine.is_some() {
+            self.guard(|writer| writer.work(&mut group));
+            // A commit that is left was begun: nobody knows whether it was applied, and a reply that is dropped says so.
+            group.commits.clear();
         }
+        if self.shared.state() == StoreState::Reopening {
+            group.turn_away(ReadError::Unavailable);
+        }
+    }
+
+    fn work(&mut self, group: &mut Group) -> Result<(), EngineError> {
+        if !group.commits.is_empty() {
+            let Self { engine: Some(engine), disk, shared, .. } = self else { return Err(gone()) };
+            let allows = |purpose| disk.allows(purpose);
+            let verdicts = commit::commit(engine, &mut group.commits, allows, shared)?;
+            shared.size_bytes.store(engine.size_bytes(), Relaxed);
+            for ((_, reply), verdict) in group.commits.drain(..).zip(verdicts) {
+                // Whoever dropped the future does not want to know.
+                let _ = reply.send(verdict);
+            }
+        }
+        while let Some(read) = group.reads.pop_front() {
+            self.answer(read)?;
+        }
+        group.exports.drain(..).for_each(|ask| self.exporting.ask(ask));
+        Ok(())
+    }
+
+    /// What is to be done between two groups.
+    fn tend(&mut self) {
+        let now = self.clock.now();
+        self.disk.look(now);
+        self.shared.set_disk(self.disk.status());
+        self.happened(Event::Tick, now);
+        if let Some(ended) = self.exporting.ended() {
+            self.end_export(ended);
+        }
+        self.guard(Self::begin_export);
+    }
+
+    /// Begins an export if one is asked for, due, or wanted by the engine. On a full disk none is made unasked.
+    fn begin_export(&mut self) -> Result<(), EngineError> {
+        let Some(engine) = &mut self.engine else { return Ok(()) };
+        let (now, unasked) = (self.clock.now(), self.disk.status().level < DiskLevel::Full);
+        let wanted = engine.wants_export();
+        let Some(next) = self.exporting.next(now, unasked.then_some((engine.seq(), wanted))) else {
+            return Ok(());
+        };
+        match engine.begin_export(next.target()) {
+            Ok(finish) => self.exporting.run(next, finish),
+            Err(error) => self.end_export(next.failed(error.to_string())),
+        }
+        Ok(())
+    }
+
+    fn end_export(&mut self, ended: Ended) {
+        if ended.own {
+            self.exporting.note(&ended.result, self.clock.now());
+            self.shared.exported(ended.result.clone());
+        }
+        match &ended.result {
+            Ok(info) => {
+                let ExportInfo { path, seq, records, bytes, took_ms, .. } = info;
+                tracing::info!(path = %path.display(), seq, records, bytes, took_ms, "store exported");
+            }
+            Err(error) => tracing::warn!(%error, "store not exported"),
+        }
+        if let (true, true, Ok(info)) = (ended.own, ended.same_engine, &ended.result) {
+            let info = info.clone();
+            self.guard(|writer| writer.engine()?.exported(&info));
+        }
+        ended.tell();
+    }
+
+    /// Does work on the engine; an error or a panic is what happened to it.
+    fn guard(&mut self, work: impl FnOnce(&mut Self) -> Result<(), EngineError>) {
+        self.shared.enter();
+        let outcome = catch_unwind(AssertUnwindSafe(|| work(self)));
+        self.shared.leave();
+        let event = match outcome {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.into(),
+            Err(panic) => Event::Panicked(panic_text(panic.as_ref())),
+        };
+        self.happened(event, self.clock.now());
+    }
+
+    fn happened(&mut self, event: Event, now: Tick) {
+        for effect in self.machine.step(event, now) {
+            match effect {
+                Effect::GiveUp(reason) => {
+                    if self.shared.state() == StoreState::Ok {
+                        tracing::error!(%reason, "store is opened again");
+                    }
+                    self.shared.reopen(reason);
+                    self.exporting.engine_gone(ReadError::Unavailable);
+                    self.shut();
+                }
+                Effect::Release => {
+                    self.disk.found_full(now);
+                    self.shared.set_disk(self.disk.status());
+                }
+                Effect::Open => {
+                    let event = self.open();
+                    self.happened(event, self.clock.now());
+                }
+                Effect::Serve => {
+                    self.shared.serve();
+                    tracing::info!("store is open again");
+                }
+                Effect::Fail(reason) => {
+                    self.shared.fail(reason);
+                    self.exporting.engine_gone(ReadError::Failed);
+                    self.shut();
+                }
+            }
+        }
+    }
+
+    fn open(&mut self) -> Event {
+        let opened = catch_unwind(AssertUnwindSafe(|| (self.reopen)()));
+        match opened {
+            Ok(Ok(opened)) => self.take_up(opened).map_or_else(Event::from, |()| Event::Opened),
+            Ok(Err(error @ OpenError::DiskFull { .. })) => Event::Full(error.to_string()),
+            Ok(Err(error)) => Event::Broken(error.to_string()),
+            Err(panic) => Event::Panicked(panic_text(panic.as_ref())),
+        }
+    }
+
+    /// Takes an engine into use.
+    fn take_up(&mut self, opened: Opened<E>) -> Result<(), EngineError> {
+        let Opened { engine, restored, .. } = opened;
+        self.shared.set_aside.store(quarantine::count(&engine)?, Relaxed);
+        self.shared.size_bytes.store(engine.size_bytes(), Relaxed);
+        self.shared.set_restored(restored);
+        self.engine = Some(engine);
+        Ok(())
     }
 
     fn engine(&mut self) -> Result<&mut E, EngineError> {
-        self.engine.as_mut().ok_or_else(|| EngineError("the store has failed".to_owned()))
-    }
-
-    fn commit(&mut self, commits: &mut Vec<Commit>) -> Result<(), EngineError> {
-        if commits.is_empty() {
-            return Ok(());
-        }
-        let started = self.clock.now();
-        let engine = self.engine()?;
-        let mut staged = Writes::new();
-        let mut verdicts = Vec::with_capacity(commits.len());
-        for (batch, _) in commits.iter_mut() {
-            let broken = first_broken(engine, &staged, batch)?;
-            if broken.is_none() {
-                staged.extend(std::mem::take(&mut batch.writes));
-            }
-            verdicts.push(broken.map_or(Ok(()), |key| Err(CommitError::Conflict { key })));
-        }
-        if !staged.is_empty() {
-            engine.apply(staged)?;
-            engine.sync()?;
-        }
-        let size = engine.size_bytes();
-        let took = self.clock.now().since(started);
-        let applied = verdicts.iter().filter(|verdict| verdict.is_ok()).count();
-        self.shared.size_bytes.store(size, Relaxed);
-        self.shared.commits.fetch_add(u64::try_from(applied).unwrap_or(u64::MAX), Relaxed);
-        self.shared.last_commit_ms.store(u64::try_from(took.as_millis()).unwrap_or(u64::MAX), Relaxed);
-        for ((_, reply), verdict) in commits.drain(..).zip(verdicts) {
-            // Whoever dropped the future does not want to know.
-            let _ = reply.send(verdict);
-        }
-        Ok(())
-    }
-
-    fn read(&mut self, reads: &mut VecDeque<Read>) -> Result<(), EngineError> {
-        // Each stays queued until its answer is there, so that a failure answers it too.
-        while let Some(read) = reads.front() {
-            let found = match read {
-                Read::Get(key, _) => {
-                    let value = self.engine()?.get(key)?;
-                    value.map(|value| (key.clone(), value)).into_iter().collect()
-                }
-                Read::Scan(prefix, _) => self.engine()?.scan(prefix)?,
-            };
-            let records = self.sort_out(found)?;
-            match reads.pop_front() {
-                Some(Read::Get(_, reply)) => {
-                    let _ = reply.send(Ok(records.into_iter().next().map(|(_, record)| record)));
-                }
-                Some(Read::Scan(_, reply)) => {
-                    let _ = reply.send(Ok(records));
-                }
-                None => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// The good records among `found`; the bad ones are set aside first.
-    fn sort_out(&mut self, found: Entries) -> Result<Records, EngineError> {
-        let mut good = Vec::with_capacity(found.len());
-        let mut bad = Vec::new();
-        for (key, bytes) in found {
-            match envelope::unseal(&key, &bytes) {
-                Ok(record) => good.push((key, record)),
-                Err(flaw) => bad.push(Bad { key, bytes, flaw }),
-            }
-        }
-        if bad.is_empty() {
-            return Ok(good);
-        }
-        let count = u64::try_from(bad.len()).unwrap_or(u64::MAX);
-        let total = self.set_aside.saturating_add(count);
-        if total > MAX_SET_ASIDE {
-            return Err(EngineError(format!("{total} bad records look like a codec bug, nothing changed")));
-        }
-        let engine = self.engine()?;
-        engine.apply(quarantine::moves(bad, wall_now().0))?;
-        engine.sync()?;
-        self.set_aside = total;
-        self.shared.set_aside.fetch_add(count, Relaxed);
-        Ok(good)
-    }
-
-    /// Failed for good: the engine is given up and nothing is tried again.
-    fn fail(&mut self, reason: String) {
-        if !self.shared.has_failed() {
-            self.shared.fail(reason);
-        }
-        self.shut();
+        self.engine.as_mut().ok_or_else(gone)
     }
 
     fn shut(&mut self) {
         let engine = self.engine.take();
+        self.shared.enter();
         if catch_unwind(AssertUnwindSafe(|| drop(engine))).is_err() {
             tracing::error!("store's engine panicked while closing");
         }
+        self.shared.leave();
     }
 }
 
-/// What is queued now, without waiting for more: while one group is synced, the next one gathers.
-fn collect(first: Request, requests: &Receiver<Request>) -> Group {
-    let mut group = Group::default();
-    let mut bytes = group.add(first);
-    while !group.close && group.commits.len() + group.reads.len() < GROUP && bytes < GROUP_BYTES {
-        let Ok(next) = requests.try_recv() else { break };
-        bytes = bytes.saturating_add(group.add(next));
-    }
-    group
+fn gone() -> EngineError {
+    EngineError::other("the engine is closed")
 }
 
-impl Group {
-    /// Takes a request in and returns the bytes it wants to write.
-    fn add(&mut self, request: Request) -> usize {
-        match request {
-            Request::Commit { batch, reply } => {
-                let bytes = batch.bytes();
-                self.commits.push((batch, reply));
-                return bytes;
-            }
-            Request::Get { key, reply } => self.reads.push_back(Read::Get(key, reply)),
-            Request::Scan { prefix, reply } => self.reads.push_back(Read::Scan(prefix, reply)),
-            Request::Close => self.close = true,
+impl From<EngineError> for Event {
+    fn from(error: EngineError) -> Self {
+        match error.trouble {
+            Trouble::NoSpace => Self::Full(error.text),
+            Trouble::Other => Self::Broken(error.text),
         }
-        0
-    }
-}
-
-/// The first key in `batch` whose precondition does not hold after the batches `staged` before it.
-///
-/// A bad record is neither absent nor present: every precondition on it breaks, and the caller's next read sets it aside.
-fn first_broken(
-    engine: &impl Engine,
-    staged: &Writes,
-    batch: &Batch,
-) -> Result<Option<Vec<u8>>, EngineError> {
-    for (key, expected) in &batch.conditions {
-        let stored = match staged.get(key) {
-            Some(value) => value.clone(),
-            None => engine.get(key)?,
-        };
-        let record = stored.as_ref().and_then(|bytes| envelope::unseal(key, bytes).ok());
-        let holds = match expected {
-            Expected::Absent => stored.is_none(),
-            Expected::Present => record.is_some(),
-            Expected::Value(wanted) => record.as_ref() == Some(wanted),
-        };
-        if !holds {
-            return Ok(Some(key.clone()));
-        }
-    }
-    Ok(None)
-}
-
-/// Answers a request that came after the store was closed.
-fn turn_away(request: Request) {
-    match request {
-        Request::Commit { reply, .. } => drop(reply.send(Err(CommitError::Closed))),
-        Request::Get { reply, .. } => drop(reply.send(Err(ReadError::Closed))),
-        Request::Scan { reply, .. } => drop(reply.send(Err(ReadError::Closed))),
-        Request::Close => {}
     }
 }
 

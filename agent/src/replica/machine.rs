@@ -25,10 +25,10 @@ use std::time::Duration;
 use nebula_core::clock::Tick;
 use nebula_core::ids::{DeploymentId, Generation, ReplicaId};
 
-pub(crate) use self::events::{Effect, Entry, Event, Refusal, Signal};
-pub(crate) use self::load::Found;
-pub(crate) use self::phase::{Failure, FailureReason, Phase};
-pub(crate) use self::view::{Status, View};
+pub use self::events::{Effect, Entry, Event, Refusal, Signal};
+pub use self::load::Found;
+pub use self::phase::{Failure, FailureReason, Phase};
+pub use self::view::{Status, View};
 use super::spec::{Access, Ended, ProcessRef, Spec};
 
 /// Between two hard signals at least, however short the grace is.
@@ -39,19 +39,19 @@ const MOVES_MAX: u8 = 3;
 
 /// The times and limits of a replica's life.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Policy {
+pub struct Policy {
     /// How long a runtime may take until it is healthy.
-    pub(crate) start_deadline: Duration,
+    pub start_deadline: Duration,
     /// Between the polite and the hard signal.
-    pub(crate) grace: Duration,
+    pub grace: Duration,
     /// Before the first restart after a crash; doubles with each further one.
-    pub(crate) backoff_first: Duration,
+    pub backoff_first: Duration,
     /// The longest wait before a restart.
-    pub(crate) backoff_max: Duration,
+    pub backoff_max: Duration,
     /// Crashes older than this are forgotten.
-    pub(crate) crash_window: Duration,
+    pub crash_window: Duration,
     /// So many crashes within the window end in `failed`.
-    pub(crate) crash_max: u8,
+    pub crash_max: u8,
 }
 
 impl Default for Policy {
@@ -69,7 +69,7 @@ impl Default for Policy {
 
 /// What is wanted of a replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Desired {
+pub enum Desired {
     /// It runs.
     Running,
     /// It does not run, its record and logs stay.
@@ -80,33 +80,33 @@ pub(crate) enum Desired {
 
 /// What survives the agent.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct State {
-    pub(crate) deployment: DeploymentId,
-    pub(crate) replica: ReplicaId,
+pub struct State {
+    pub deployment: DeploymentId,
+    pub replica: ReplicaId,
     /// The newest that was seen.
-    pub(crate) generation: Generation,
-    pub(crate) desired: Desired,
-    pub(crate) phase: Phase,
-    pub(crate) access: Access,
+    pub generation: Generation,
+    pub desired: Desired,
+    pub phase: Phase,
+    pub access: Access,
     /// Where the runtime listens on loopback; 0: none was chosen yet.
-    pub(crate) port: u16,
+    pub port: u16,
     /// Counts the tries to start it; fences what belongs to one try, and names its log.
-    pub(crate) attempt: u32,
+    pub attempt: u32,
     /// How often it was started again after a crash.
-    pub(crate) restarts: u32,
+    pub restarts: u32,
     /// It was healthy once since it was last told to start.
-    pub(crate) ever_healthy: bool,
+    pub ever_healthy: bool,
     /// This generation's restart was carried out.
-    pub(crate) restarted: bool,
+    pub restarted: bool,
     /// How many crashes count against it now.
-    pub(crate) recent_crashes: u8,
+    pub recent_crashes: u8,
     /// How the last try ended, for people.
-    pub(crate) last_end: String,
+    pub last_end: String,
 }
 
 /// One replica.
 #[derive(Clone, Debug)]
-pub(crate) struct Machine {
+pub struct Machine {
     policy: Policy,
     state: State,
     spec: Arc<Spec>,
@@ -128,7 +128,7 @@ type Follow = Vec<Effect>;
 
 impl Machine {
     /// A replica that nobody has started yet.
-    pub(crate) fn new(policy: Policy, deployment: DeploymentId, replica: ReplicaId, spec: Arc<Spec>) -> Self {
+    pub fn new(policy: Policy, deployment: DeploymentId, replica: ReplicaId, spec: Arc<Spec>) -> Self {
         let state = State {
             deployment,
             replica,
@@ -163,17 +163,17 @@ impl Machine {
     }
 
     /// What is to be made durable.
-    pub(crate) fn state(&self) -> &State {
+    pub fn state(&self) -> &State {
         &self.state
     }
 
     /// What runs, or would.
-    pub(crate) fn spec(&self) -> &Arc<Spec> {
+    pub fn spec(&self) -> &Arc<Spec> {
         &self.spec
     }
 
     /// Takes one event.
-    pub(crate) fn step(&mut self, event: Event, now: Tick) -> Vec<Effect> {
+    pub fn step(&mut self, event: Event, now: Tick) -> Vec<Effect> {
         match event {
             Event::Start { generation, spec, access, port } => self.on_start(generation, spec, access, port),
             Event::Stop { generation, grace } => self.on_stop(generation, grace),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nebula_core::clock::Clock;
 use nebula_core::ids::{DeploymentId, Generation, ReplicaId};
-use nebula_store::{CommitError, ReadError, Store};
+use nebula_store::Store;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
@@ -123,11 +123,10 @@ impl Inner {
         }
     }
 
-    /// Notes that the store has failed, if that is what an error means.
-    pub(crate) fn store_refused(&self, error: &StoreError) {
-        let for_good =
-            matches!(error, StoreError::Commit(CommitError::Failed) | StoreError::Read(ReadError::Failed));
-        if for_good {
+    /// Notes that the store has failed for good, if it has: an error alone may pass, as the store opens its engine
+    /// again after a full disk.
+    pub(crate) fn store_refused(&self) {
+        if self.store.status().failed.is_some() {
             self.broken.send_replace(true);
         }
     }

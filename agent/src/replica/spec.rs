@@ -8,39 +8,39 @@ use nebula_core::token::TokenHash;
 
 /// What to run.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Spec {
+pub struct Spec {
     /// The engine.
-    pub(crate) runtime: RuntimeKind,
+    pub runtime: RuntimeKind,
     /// The model as the user named it.
-    pub(crate) model: String,
+    pub model: String,
     /// Where its weights come from; none: the runtime finds it by its name.
-    pub(crate) source: Option<ModelSource>,
+    pub source: Option<ModelSource>,
     /// The name under which the runtime serves it.
-    pub(crate) served_name: String,
+    pub served_name: String,
     /// Replaces the runtime's own command line.
-    pub(crate) command: Vec<String>,
+    pub command: Vec<String>,
     /// Follows the command line.
-    pub(crate) args: Vec<String>,
+    pub args: Vec<String>,
     /// Added to the environment.
-    pub(crate) env: BTreeMap<String, String>,
+    pub env: BTreeMap<String, String>,
     /// Indices of the GPUs it may use; empty: nothing is said to the runtime.
-    pub(crate) gpu_devices: Vec<u32>,
+    pub gpu_devices: Vec<u32>,
 }
 
 /// Who may call a replica through the auth proxy. With no token and not public: nobody.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Access {
+pub struct Access {
     /// No token is needed.
-    pub(crate) public: bool,
+    pub public: bool,
     /// Hashes of the deployment tokens that are valid.
-    pub(crate) tokens: Vec<TokenHash>,
+    pub tokens: Vec<TokenHash>,
     /// Hash of what nebulad's gateway shows.
-    pub(crate) gateway: Option<TokenHash>,
+    pub gateway: Option<TokenHash>,
 }
 
 impl Access {
     /// Whether someone who shows `token` may call.
-    pub(crate) fn admits(&self, token: Option<&str>) -> bool {
+    pub fn admits(&self, token: Option<&str>) -> bool {
         if self.public {
             return true;
         }
@@ -52,31 +52,31 @@ impl Access {
 
 /// One process of this machine, told apart from a later one with the same number by when it started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct ProcessRef {
+pub struct ProcessRef {
     /// Its number, which is also that of its process group.
-    pub(crate) pid: u32,
+    pub pid: u32,
     /// When it started, in clock ticks since the machine booted.
-    pub(crate) started: u64,
+    pub started: u64,
     /// Which boot of the machine.
-    pub(crate) boot: [u8; 16],
+    pub boot: [u8; 16],
 }
 
 /// How a process ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Ended {
+pub struct Ended {
     /// Its exit code, if it exited by itself and somebody saw it.
-    pub(crate) code: Option<i32>,
+    pub code: Option<i32>,
     /// The signal that killed it.
-    pub(crate) signal: Option<i32>,
+    pub signal: Option<i32>,
     /// The last lines that it wrote.
-    pub(crate) output: String,
+    pub output: String,
     /// By then somebody else listened on its port.
-    pub(crate) port_taken: bool,
+    pub port_taken: bool,
 }
 
 impl Ended {
     /// What happened, as a phrase after "the runtime".
-    pub(crate) fn phrase(&self) -> String {
+    pub fn phrase(&self) -> String {
         match (self.code, self.signal) {
             (Some(code), _) => format!("exited with code {code}"),
             (None, Some(signal)) => format!("was killed by signal {signal}"),
@@ -85,7 +85,7 @@ impl Ended {
     }
 
     /// The exit code as shells count it; -1 when nobody knows.
-    pub(crate) fn exit_code(&self) -> i32 {
+    pub fn exit_code(&self) -> i32 {
         self.code.or(self.signal.map(|signal| 128 + signal)).unwrap_or(-1)
     }
 }

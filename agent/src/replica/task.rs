@@ -236,7 +236,7 @@ impl Task {
             let _ =
                 reply.send(Err(Refused::Unavailable(format!("the agent's store did not take it: {error}"))));
         }
-        self.shared.store_refused(&error);
+        self.shared.store_refused();
         ControlFlow::Break(Stop::Reload)
     }
 
@@ -262,7 +262,7 @@ impl Task {
         {
             tracing::warn!(replica_id = %replica, %error, "files of a deleted replica stay");
         }
-        let mut batch = store::replicas::delete(nebula_store::Batch::new(), replica);
+        let mut batch = store::replicas::delete(nebula_store::Batch::new().freeing(), replica);
         batch = shared.fences.add(batch, replica, generation)?;
         if !shared.routes.table().has_other(deployment, replica) {
             batch = shared.journal.forget(batch, deployment);
@@ -313,7 +313,10 @@ impl Task {
                     return Some(effects);
                 }
                 Err(StoreError::Read(nebula_store::ReadError::Closed)) => return None,
-                Err(error) => tracing::warn!(replica_id = %replica, %error, "state of a replica not read"),
+                Err(error) => {
+                    tracing::warn!(replica_id = %replica, %error, "state of a replica not read");
+                    self.shared.store_refused();
+                }
             }
         }
     }

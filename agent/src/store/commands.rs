@@ -2,10 +2,10 @@
 
 use std::collections::{HashSet, VecDeque};
 
-use nebula_store::{Batch, Store};
+use nebula_store::{Batch, Record, Store};
 
 use super::records::COMMAND;
-use super::{StoreError, record, sequence, value};
+use super::{StoreError, load, record, sequence, value};
 
 /// Ids remembered.
 const IDS_MAX: usize = 1_024;
@@ -31,12 +31,11 @@ impl Done {
     /// When the store fails.
     pub(crate) async fn load(store: Store) -> Result<Self, StoreError> {
         let mut done = Self { store, next: 0, order: VecDeque::new(), ids: HashSet::new() };
-        for (key, record) in done.store.scan(PREFIX.to_vec()).await? {
-            if let (Some(number), Some(id)) = (sequence(&key), value::<String>(&record, COMMAND)) {
-                done.next = number + 1;
-                done.ids.insert(id.clone());
-                done.order.push_back((number, id));
-            }
+        let read = |key: &[u8], record: &Record| Ok((sequence(key)?, value::<String>(record, COMMAND)?));
+        for (_, (number, id)) in load(&done.store, PREFIX, read).await? {
+            done.next = number + 1;
+            done.ids.insert(id.clone());
+            done.order.push_back((number, id));
         }
         Ok(done)
     }

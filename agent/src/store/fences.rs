@@ -4,10 +4,10 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 
 use nebula_core::ids::{Generation, ReplicaId};
-use nebula_store::{Batch, Store};
+use nebula_store::{Batch, Record, Store};
 
 use super::records::{FENCE, FenceRecord};
-use super::{StoreError, record, sequence, value};
+use super::{StoreError, load, record, sequence, value};
 
 /// Deleted replicas remembered.
 const FENCES_MAX: usize = 1_024;
@@ -37,13 +37,12 @@ impl Fences {
     /// When the store fails.
     pub(crate) async fn load(store: &Store) -> Result<Self, StoreError> {
         let mut inner = Inner::default();
-        for (key, record) in store.scan(PREFIX.to_vec()).await? {
-            if let (Some(number), Some(fence)) = (sequence(&key), value::<FenceRecord>(&record, FENCE)) {
-                inner.next = number + 1;
-                let replica = ReplicaId::from_bytes(fence.replica);
-                inner.newest.insert(replica, Generation(fence.generation));
-                inner.order.push_back((number, replica));
-            }
+        let read = |key: &[u8], record: &Record| Ok((sequence(key)?, value::<FenceRecord>(record, FENCE)?));
+        for (_, (number, fence)) in load(store, PREFIX, read).await? {
+            inner.next = number + 1;
+            let replica = ReplicaId::from_bytes(fence.replica);
+            inner.newest.insert(replica, Generation(fence.generation));
+            inner.order.push_back((number, replica));
         }
         Ok(Self { inner: Mutex::new(inner) })
     }

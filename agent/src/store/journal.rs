@@ -5,10 +5,10 @@ use std::sync::{Mutex, PoisonError};
 
 use nebula_core::clock::WallTime;
 use nebula_core::ids::DeploymentId;
-use nebula_store::{Batch, Store};
+use nebula_store::{Batch, Record, Store};
 
 use super::records::{JOURNAL, JournalLine};
-use super::{StoreError, record, sequence, value};
+use super::{StoreError, load, record, sequence, value};
 use crate::replica::machine::Entry;
 use crate::text;
 
@@ -41,13 +41,15 @@ impl Journal {
     /// When the store fails.
     pub(crate) async fn load(store: &Store) -> Result<Self, StoreError> {
         let mut rings: HashMap<DeploymentId, Ring> = HashMap::new();
-        for (key, record) in store.scan(PREFIX.to_vec()).await? {
+        let read = |key: &[u8], record: &Record| {
             let id = key.strip_prefix(PREFIX).and_then(|rest| rest.first_chunk::<16>());
-            if let (Some(id), Some(number)) = (id, sequence(&key)) {
-                let ring = rings.entry(DeploymentId::from_bytes(*id)).or_default();
-                ring.next = number + 1;
-                ring.lines.extend(value(&record, JOURNAL).map(|line| (number, line)));
-            }
+            let id = id.ok_or("its key names no deployment")?;
+            Ok((DeploymentId::from_bytes(*id), sequence(key)?, value(record, JOURNAL)?))
+        };
+        for (_, (id, number, line)) in load(store, PREFIX, read).await? {
+            let ring = rings.entry(id).or_default();
+            ring.next = number + 1;
+            ring.lines.push_back((number, line));
         }
         Ok(Self { rings: Mutex::new(rings) })
     }

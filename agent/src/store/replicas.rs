@@ -6,7 +6,7 @@ use nebula_core::ids::ReplicaId;
 use nebula_store::{Batch, Record, Store};
 
 use super::records::{SPEC, STATE, SpecRecord, StateRecord};
-use super::{StoreError, record, value};
+use super::{StoreError, load, record, value};
 use crate::replica::machine::State;
 use crate::replica::spec::Spec;
 
@@ -41,12 +41,12 @@ pub(crate) fn delete(batch: Batch, replica: ReplicaId) -> Batch {
     batch.delete(key(replica, SPEC_PART)).delete(key(replica, STATE_PART))
 }
 
-/// All replicas. One of which a record cannot be read is left out.
+/// All replicas. One of which a record cannot be read is left out, and that record set aside.
 ///
 /// # Errors
 /// When the store fails.
 pub(crate) async fn all(store: &Store) -> Result<Vec<(Spec, State)>, StoreError> {
-    Ok(pair(store.scan(PREFIX.to_vec()).await?))
+    Ok(pair(load(store, PREFIX, part).await?))
 }
 
 /// One replica.
@@ -55,25 +55,42 @@ pub(crate) async fn all(store: &Store) -> Result<Vec<(Spec, State)>, StoreError>
 /// When the store fails.
 pub(crate) async fn one(store: &Store, replica: ReplicaId) -> Result<Option<(Spec, State)>, StoreError> {
     let prefix = [PREFIX, replica.as_bytes()].concat();
-    Ok(pair(store.scan(prefix).await?).pop())
+    Ok(pair(load(store, &prefix, part).await?).pop())
 }
 
-fn pair(records: Vec<(Vec<u8>, Record)>) -> Vec<(Spec, State)> {
+/// One of the two records of a replica.
+enum Part {
+    Spec(ReplicaId, Spec),
+    State(State),
+}
+
+fn part(key: &[u8], record: &Record) -> Result<Part, String> {
+    let Some((id, [part])) = key.strip_prefix(PREFIX).and_then(|rest| rest.split_first_chunk::<16>()) else {
+        return Err("its key names no replica".to_owned());
+    };
+    let replica = ReplicaId::from_bytes(*id);
+    match *part {
+        SPEC_PART => {
+            let spec: SpecRecord = value(record, SPEC)?;
+            let spec = spec.into_spec().ok_or("a runtime or a source that is not known here")?;
+            Ok(Part::Spec(replica, spec))
+        }
+        STATE_PART => {
+            let state: StateRecord = value(record, STATE)?;
+            Ok(Part::State(state.into_state(replica)))
+        }
+        _ => Err("its key names no part of a replica".to_owned()),
+    }
+}
+
+fn pair(parts: Vec<(Vec<u8>, Part)>) -> Vec<(Spec, State)> {
     let mut specs = BTreeMap::new();
-    let mut states = BTreeMap::new();
-    for (key, record) in records {
-        let Some((id, [part])) = key.strip_prefix(PREFIX).and_then(|rest| rest.split_first_chunk::<16>())
-        else {
-            continue;
-        };
-        let replica = ReplicaId::from_bytes(*id);
-        if *part == SPEC_PART {
-            let spec: Option<SpecRecord> = value(&record, SPEC);
-            specs.extend(spec.and_then(SpecRecord::into_spec).map(|spec| (replica, spec)));
-        } else {
-            let state: Option<StateRecord> = value(&record, STATE);
-            states.extend(state.map(|state| (replica, state.into_state(replica))));
+    let mut states = Vec::new();
+    for (_, part) in parts {
+        match part {
+            Part::Spec(replica, spec) => drop(specs.insert(replica, spec)),
+            Part::State(state) => states.push(state),
         }
     }
-    states.into_iter().filter_map(|(replica, state)| Some((specs.remove(&replica)?, state))).collect()
+    states.into_iter().filter_map(|state| Some((specs.remove(&state.replica)?, state))).collect()
 }

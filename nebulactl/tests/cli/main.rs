@@ -10,6 +10,7 @@
 mod chat;
 mod deploy;
 mod errors;
+mod events;
 mod nouns;
 mod server;
 mod settings;

@@ -121,21 +121,6 @@ fn a_log_that_breaks_off_is_an_error() {
     assert!(ended.err.starts_with("error: the answer of http://127.0.0.1:"), "{}", ended.err);
 }
 
-#[test]
-fn events_keep_to_one_line_each() {
-    let server = Server::start(|_| {
-        Answer::list(
-            &json!([{"seq": 1, "time": "2026-01-02T03:04:05Z", "type": "created", "message": "by\nada"},
-                             {"seq": 2, "time": "2026-01-02T03:04:06Z", "type": "placed", "message": "on gpu-1",
-                              "node": "gpu-1"}]),
-        )
-    });
-    let expected = "TIME                  TYPE     NODE   MESSAGE\n2026-01-02T03:04:05Z  created  -      by ada\n\
-                    2026-01-02T03:04:06Z  placed   gpu-1  on gpu-1\n";
-    assert_eq!(run(&server, &["events", "demo"]).out, expected);
-    assert_eq!(server.lines(), ["GET /api/v1/deployments/demo/events?limit=500"]);
-}
-
 fn node() -> Value {
     json!({
         "id": "n-1", "name": "gpu-1", "address": "10.0.0.1:9091", "state": "online", "scheduling": "schedulable",

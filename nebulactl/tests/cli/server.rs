@@ -18,6 +18,7 @@ pub(crate) struct Request {
     pub(crate) method: String,
     pub(crate) target: String,
     pub(crate) authorization: Option<String>,
+    pub(crate) last_event_id: Option<String>,
     pub(crate) body: String,
 }
 
@@ -168,18 +169,19 @@ fn read(reader: &mut impl BufRead) -> std::io::Result<Request> {
     reader.read_line(&mut line)?;
     let mut words = line.split_whitespace().map(str::to_owned);
     let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-    let (mut authorization, mut length) = (None, 0);
+    let (mut authorization, mut last_event_id, mut length) = (None, None, 0);
     loop {
         let mut header = String::new();
         reader.read_line(&mut header)?;
         let Some((name, value)) = header.trim_end().split_once(": ") else { break };
         match name.to_ascii_lowercase().as_str() {
             "authorization" => authorization = Some(value.to_owned()),
+            "last-event-id" => last_event_id = Some(value.to_owned()),
             "content-length" => length = value.parse().expect("a length"),
             _ => {}
         }
     }
     let mut body = String::new();
     reader.take(length).read_to_string(&mut body)?;
-    Ok(Request { method, target, authorization, body })
+    Ok(Request { method, target, authorization, last_event_id, body })
 }

@@ -15,7 +15,7 @@ use nebula_core::ids::{Generation, NodeId, ReplicaId};
 
 use self::observe::{clip, observe, phase_line};
 use super::route::RouteSpec;
-use crate::actors::effects::ReplyTo;
+use crate::actors::reply::ReplyTo;
 use crate::domain::command::{Action, StartSpec};
 use crate::domain::deployment::{Deployment, DeploymentSpec, Desired, Phase, Placement, Replica};
 use crate::domain::error::{Error, ErrorClass};
@@ -25,8 +25,23 @@ use crate::domain::report::NodeFacts;
 use crate::ports::Write;
 use nebula_core::token::TokenHash;
 
+mod catch_up;
+#[cfg(test)]
+mod catch_up_tests;
+#[cfg(test)]
+mod fixtures;
+#[cfg(test)]
+mod intent_tests;
+#[cfg(test)]
+mod journal_tests;
+#[cfg(test)]
+mod node_tests;
 mod observe;
 mod reconcile;
+#[cfg(test)]
+mod reconcile_tests;
+#[cfg(test)]
+mod route_tests;
 #[cfg(test)]
 mod tests;
 
@@ -53,6 +68,22 @@ pub enum Intent {
     Rotate(TokenHash),
     /// Remove everything.
     Delete,
+}
+
+impl Intent {
+    /// Its name in the audit, and what it does in words.
+    #[must_use]
+    pub fn told(&self) -> (&'static str, String) {
+        match self {
+            Self::Start => ("deployment.start", "start".to_owned()),
+            Self::Stop => ("deployment.stop", "stop".to_owned()),
+            Self::Restart => ("deployment.restart", "restart".to_owned()),
+            Self::Scale(replicas) => ("deployment.scale", format!("scale to {replicas} replicas")),
+            Self::Change(_) => ("deployment.change", "change of its spec".to_owned()),
+            Self::Rotate(_) => ("deployment.rotate-token", "another deployment token".to_owned()),
+            Self::Delete => ("deployment.delete", "delete".to_owned()),
+        }
+    }
 }
 
 /// What happens to a deployment.
@@ -181,7 +212,10 @@ impl Machine {
                     effects.push(Effect::RetryAfter(PLACE_RETRY));
                 }
             }
-            Event::Node(facts) => self.node(facts),
+            Event::Node(facts) => {
+                self.catch_up(&facts);
+                self.node(facts);
+            }
             Event::NodeGone(node) => self.node_gone(&node, &mut effects),
             Event::Rejected(replica, generation, why) => {
                 self.update(replica, generation, |replica| {
@@ -257,7 +291,7 @@ impl Machine {
     /// Tells every agent that runs a replica which credentials are valid.
     fn tell_access(&self) -> Vec<Effect> {
         let access = Action::Access { token: Some(self.dep.token), public: self.dep.spec.public };
-        let told = self.dep.replicas.iter().filter(|replica| !replica.leaving && replica.generation.0 > 0);
+        let told = self.dep.replicas.iter().filter(|replica| !replica.leaving);
         told.filter_map(|replica| {
             let place = replica.placement.as_ref()?;
             Some(Effect::Send(place.node_id.clone(), replica.id, replica.generation, access.clone()))
@@ -273,10 +307,13 @@ impl Machine {
         effects: &mut Vec<Effect>,
     ) {
         self.placing.remove(&id);
-        let wanted = self.dep.desired == Desired::Running;
-        let waiting = self.dep.replicas.iter_mut().find(|replica| {
-            wanted && replica.id == id && replica.placement.is_none() && replica.generation <= generation
-        });
+        // A place that was sought for an older spec may not fit this one.
+        let wanted = self.dep.desired == Desired::Running && self.dep.generation <= generation;
+        let waiting = self
+            .dep
+            .replicas
+            .iter_mut()
+            .find(|replica| wanted && replica.id == id && replica.placement.is_none());
         let Some(replica) = waiting.filter(|replica| !replica.leaving) else {
             effects.push(Effect::Release(id));
             return;

@@ -1,7 +1,7 @@
-//! Who is there: registration, heartbeats, and the deadlines after which a silent node is suspect, then offline.
+//! Who is there: registration, heartbeats, and what operators want of nodes. What time does to nodes is in
+//! [`presence`].
 //!
-//! One ordered set of deadlines serves all nodes; a heartbeat costs O(log n) and is not written down. Liveness
-//! goes by the monotonic clock only.
+//! A heartbeat costs O(log n) and is not written down. Liveness goes by the monotonic clock only.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -9,16 +9,20 @@ use std::time::Duration;
 use nebula_core::address::HostPort;
 use nebula_core::clock::{Tick, WallTime};
 use nebula_core::ids::NodeId;
+use nebula_core::timing::suspect_after;
 
-use crate::actors::effects::ReplyTo;
+use crate::actors::reply::ReplyTo;
 use crate::domain::error::{Error, ErrorClass};
 use crate::domain::node::{Availability, Capabilities, Node, Presence, Scheduling, subdomain_label};
 use crate::ports::Write;
 
-/// The fewest nodes at which the brake against mass failure works.
-const BRAKE_NODES_MIN: usize = 3;
-/// How soon a node that the brake holds is looked at again.
-const BRAKE_RECHECK: Duration = Duration::from_secs(1);
+pub mod brake;
+mod presence;
+mod standing;
+
+use self::brake::{Brake, Share};
+pub use self::presence::OFFLINE_PER_STEP;
+use self::standing::{Standing, Tally};
 
 /// The times that decide about presence.
 #[derive(Clone, Copy, Debug)]
@@ -92,7 +96,9 @@ pub enum Event {
     Schedule(ReplyTo, NodeId, Scheduling),
     /// The operator forgets a node.
     Forget(ReplyTo, NodeId),
-    /// The earliest deadline has come.
+    /// The operator says that the nodes are really gone that the brake holds.
+    ReleaseBrake(ReplyTo),
+    /// `Machine::next_timer` has come.
     Timer,
 }
 
@@ -107,8 +113,23 @@ pub enum Effect {
     CloseSession(NodeId),
     /// Tell everyone concerned how the node stands.
     Announce(Box<NodeUpdate>),
+    /// Tell the operator.
+    Notice(Notice),
     /// Answer.
     Reply(ReplyTo, Result<Reply, Error>),
+}
+
+/// What the operator should know of the fleet as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// So many nodes are missing that nobody is declared offline any more.
+    BrakeClosed(Share),
+    /// Enough nodes are back.
+    BrakeOpened(Share),
+    /// The operator opened the brake.
+    BrakeReleased(Share),
+    /// This process did not run for so long; all deadlines were moved by it.
+    StoodStill(Duration),
 }
 
 /// The answers.
@@ -122,7 +143,7 @@ pub enum Reply {
 
 struct Entry {
     node: Node,
-    availability: Availability,
+    standing: Standing,
     heard: Option<Tick>,
     deadline: Option<Tick>,
 }
@@ -132,23 +153,39 @@ pub struct Machine {
     timing: Timing,
     domain: String,
     nodes: BTreeMap<NodeId, Entry>,
+    subdomains: BTreeSet<String>,
     deadlines: BTreeSet<(Tick, NodeId)>,
+    /// Those who are to be declared offline as soon as the brake lets them.
+    overdue: BTreeSet<NodeId>,
+    tally: Tally,
+    brake: Brake,
+    /// When it last looked at the time.
+    seen: Tick,
+    pauses: u64,
 }
 
 impl Machine {
     /// The registry as it starts, with the nodes that the store remembers: each is waited for, for the grace.
     #[must_use]
     pub fn load(timing: Timing, domain: String, nodes: Vec<Node>, now: Tick) -> Self {
-        let mut machine = Self { timing, domain, nodes: BTreeMap::new(), deadlines: BTreeSet::new() };
+        let mut machine = Self {
+            timing,
+            domain,
+            nodes: BTreeMap::new(),
+            subdomains: BTreeSet::new(),
+            deadlines: BTreeSet::new(),
+            overdue: BTreeSet::new(),
+            tally: Tally::default(),
+            brake: Brake::Open,
+            seen: now,
+            pauses: 0,
+        };
         for node in nodes {
-            let availability = match node.presence {
-                Presence::Expected => Availability::Suspect,
-                Presence::Offline | Presence::Deregistered => Availability::Offline,
-            };
             let id = node.id.clone();
-            machine.nodes.insert(id.clone(), Entry { node, availability, heard: None, deadline: None });
-            if availability == Availability::Suspect {
-                machine.arm(&id, Some(now.plus(timing.restart_grace)));
+            let awaited = node.presence == Presence::Expected;
+            machine.insert(node, None);
+            if awaited {
+                machine.stand(&id, Standing::Awaited, Some(now.plus(timing.restart_grace)));
             }
         }
         machine
@@ -156,33 +193,31 @@ impl Machine {
 
     /// A heartbeat. Its answer waits for nothing: it changes no durable state that its sender relies on.
     pub fn heartbeat(&mut self, id: &NodeId, boot_id: &str, now: Tick) -> (Verdict, Vec<Effect>) {
-        let Some(entry) = self.nodes.get_mut(id) else { return (Verdict::Unknown, Vec::new()) };
-        if entry.node.presence == Presence::Deregistered {
-            return (Verdict::Unknown, Vec::new());
-        }
+        let mut effects: Vec<Effect> = self.notice(now).into_iter().collect();
+        let known = self.nodes.get(id).filter(|entry| entry.node.presence != Presence::Deregistered);
+        let Some(entry) = known else { return (Verdict::Unknown, effects) };
         let verdict = if boot_id == entry.node.boot_id || boot_id.is_empty() {
             Verdict::Known
         } else {
             Verdict::Reregister
         };
-        (verdict, self.heard(id, now))
+        effects.extend(self.heard(id, now));
+        (verdict, effects)
     }
 
     /// Everything else.
     pub fn step(&mut self, event: Event, now: Tick) -> Vec<Effect> {
-        match event {
+        let mut effects: Vec<Effect> = self.notice(now).into_iter().collect();
+        effects.extend(match event {
             Event::Register(reply, registration, wall) => self.register(reply, *registration, wall, now),
             Event::Deregister(reply, id) => self.deregister(reply, &id),
             Event::Schedule(reply, id, scheduling) => self.schedule(reply, &id, scheduling),
             Event::Forget(reply, id) => self.forget(reply, &id),
+            Event::ReleaseBrake(reply) => self.release_brake(reply),
             Event::Timer => self.expire(now),
-        }
-    }
-
-    /// When `Event::Timer` is due.
-    #[must_use]
-    pub fn next_deadline(&self) -> Option<Tick> {
-        self.deadlines.first().map(|(at, _)| *at)
+        });
+        effects.extend(self.weigh(now));
+        effects
     }
 
     /// All nodes as they stand.
@@ -190,9 +225,28 @@ impl Machine {
         self.nodes.values().map(Entry::update)
     }
 
-    /// How all nodes stand.
-    pub fn availabilities(&self) -> impl Iterator<Item = Availability> + '_ {
-        self.nodes.values().map(|entry| entry.availability)
+    /// How many nodes stand so.
+    #[must_use]
+    pub fn count(&self, availability: Availability) -> usize {
+        self.tally.count(availability)
+    }
+
+    /// Whether the brake holds.
+    #[must_use]
+    pub fn brake(&self) -> Brake {
+        self.brake
+    }
+
+    /// How many of the nodes that should be heard are missing.
+    #[must_use]
+    pub fn share(&self) -> Share {
+        self.tally.share()
+    }
+
+    /// How often this process stood still.
+    #[must_use]
+    pub fn pauses(&self) -> u64 {
+        self.pauses
     }
 
     /// One node as it stands.
@@ -237,11 +291,9 @@ impl Machine {
             created_at: known.map_or(wall, |node| node.created_at),
         };
         let mut effects = vec![Effect::Persist(Write::PutNode(Box::new(node.clone())))];
-        let entry = Entry { node, availability: Availability::Online, heard: Some(now), deadline: None };
-        if let Some(old) = self.nodes.insert(id.clone(), entry).and_then(|old| old.deadline) {
-            self.deadlines.remove(&(old, id.clone()));
-        }
-        self.arm(&id, Some(now.plus(self.suspect_after())));
+        self.insert(node, Some(now));
+        let suspect_at = now.plus(suspect_after(self.timing.heartbeat_timeout));
+        self.stand(&id, Standing::Online, Some(suspect_at));
         effects.push(Effect::OpenSession(id.clone()));
         effects.extend(self.announce(&id));
         effects.push(Effect::Reply(reply, Ok(Reply::Registered(Registered { node_id: id, subdomain }))));
@@ -251,10 +303,9 @@ impl Machine {
     fn deregister(&mut self, reply: ReplyTo, id: &NodeId) -> Vec<Effect> {
         let mut effects = Vec::new();
         if let Some(entry) = self.nodes.get_mut(id) {
-            entry.availability = Availability::Offline;
             entry.node.presence = Presence::Deregistered;
             effects.push(entry.persist());
-            self.arm(id, None);
+            self.stand(id, Standing::Gone, None);
             effects.extend(self.announce(id));
         }
         effects.push(Effect::Reply(reply, Ok(Reply::Done(self.node(id).map(Box::new)))));
@@ -273,7 +324,7 @@ impl Machine {
     fn forget(&mut self, reply: ReplyTo, id: &NodeId) -> Vec<Effect> {
         match self.nodes.get(id) {
             None => vec![no_such_node(reply, id)],
-            Some(entry) if entry.availability == Availability::Online => vec![Effect::Reply(
+            Some(entry) if entry.standing == Standing::Online => vec![Effect::Reply(
                 reply,
                 Err(Error::new(
                     ErrorClass::Conflict,
@@ -284,8 +335,7 @@ impl Machine {
                 )),
             )],
             Some(_) => {
-                self.arm(id, None);
-                self.nodes.remove(id);
+                self.remove(id);
                 vec![
                     Effect::Persist(Write::DeleteNode(id.clone())),
                     Effect::CloseSession(id.clone()),
@@ -295,84 +345,33 @@ impl Machine {
         }
     }
 
-    fn heard(&mut self, id: &NodeId, now: Tick) -> Vec<Effect> {
-        let suspect_at = now.plus(self.suspect_after());
-        let Some(entry) = self.nodes.get_mut(id) else { return Vec::new() };
-        entry.heard = Some(now);
-        let was = std::mem::replace(&mut entry.availability, Availability::Online);
-        let mut effects = Vec::new();
-        if was == Availability::Offline {
-            entry.node.presence = Presence::Expected;
-            effects.push(entry.persist());
+    fn release_brake(&mut self, reply: ReplyTo) -> Vec<Effect> {
+        let share = self.tally.share();
+        if !self.brake.overrule() {
+            let error = Error::new(ErrorClass::Conflict, "the brake is open; nothing is held");
+            return vec![Effect::Reply(reply, Err(error))];
         }
-        self.arm(id, Some(suspect_at));
-        if was != Availability::Online {
-            effects.extend(self.announce(id));
-        }
-        effects
+        vec![Effect::Notice(Notice::BrakeReleased(share)), Effect::Reply(reply, Ok(Reply::Done(None)))]
     }
 
-    fn expire(&mut self, now: Tick) -> Vec<Effect> {
-        let mut effects = Vec::new();
-        while let Some((at, id)) = self.deadlines.first().filter(|(at, _)| *at <= now).cloned() {
-            self.deadlines.remove(&(at, id.clone()));
-            effects.extend(self.overdue(&id, now));
+    /// Takes a node in, or replaces what is known of it. A new one is gone until `stand` says otherwise.
+    fn insert(&mut self, node: Node, heard: Option<Tick>) {
+        if let Some(entry) = self.nodes.get_mut(&node.id) {
+            entry.node = node;
+            entry.heard = heard;
+            return;
         }
-        effects
+        self.subdomains.insert(node.subdomain.clone());
+        self.tally.add(Standing::Gone);
+        let id = node.id.clone();
+        self.nodes.insert(id, Entry { node, standing: Standing::Gone, heard, deadline: None });
     }
 
-    fn overdue(&mut self, id: &NodeId, now: Tick) -> Vec<Effect> {
-        let braked = self.brake(now);
-        let timeout = self.timing.heartbeat_timeout;
-        let Some(entry) = self.nodes.get_mut(id) else { return Vec::new() };
-        entry.deadline = None;
-        match entry.availability {
-            Availability::Online => {
-                entry.availability = Availability::Suspect;
-                let offline_at = entry.heard.unwrap_or(now).plus(timeout);
-                self.arm(id, Some(offline_at));
-                self.announce(id).into_iter().collect()
-            }
-            Availability::Suspect if braked => {
-                self.arm(id, Some(now.plus(BRAKE_RECHECK)));
-                Vec::new()
-            }
-            Availability::Suspect => {
-                entry.availability = Availability::Offline;
-                entry.node.presence = Presence::Offline;
-                let mut effects = vec![entry.persist()];
-                effects.extend(self.announce(id));
-                effects
-            }
-            Availability::Offline => Vec::new(),
-        }
-    }
-
-    /// Whether so many nodes vanished within one timeout that the fault is likely ours: then nobody is declared
-    /// offline, nothing is moved, and routes are kept.
-    fn brake(&self, now: Tick) -> bool {
-        let window = self.timing.heartbeat_timeout.saturating_mul(2);
-        let (mut expected, mut lost) = (0_usize, 0_usize);
-        for entry in self.nodes.values() {
-            let just_lost = entry.node.presence == Presence::Offline
-                && entry.heard.is_some_and(|heard| now.since(heard) < window);
-            match entry.availability {
-                Availability::Online => expected += 1,
-                Availability::Suspect => (expected, lost) = (expected + 1, lost + 1),
-                Availability::Offline if just_lost => (expected, lost) = (expected + 1, lost + 1),
-                Availability::Offline => {}
-            }
-        }
-        expected >= BRAKE_NODES_MIN && lost * 2 > expected
-    }
-
-    fn arm(&mut self, id: &NodeId, deadline: Option<Tick>) {
-        let Some(entry) = self.nodes.get_mut(id) else { return };
-        if let Some(old) = std::mem::replace(&mut entry.deadline, deadline) {
-            self.deadlines.remove(&(old, id.clone()));
-        }
-        if let Some(at) = deadline {
-            self.deadlines.insert((at, id.clone()));
+    fn remove(&mut self, id: &NodeId) {
+        self.stand(id, Standing::Gone, None);
+        if let Some(entry) = self.nodes.remove(id) {
+            self.subdomains.remove(&entry.node.subdomain);
+            self.tally.remove(Standing::Gone);
         }
     }
 
@@ -380,23 +379,15 @@ impl Machine {
         self.node(id).map(|update| Effect::Announce(Box::new(update)))
     }
 
-    fn suspect_after(&self) -> Duration {
-        self.timing.heartbeat_timeout / 2
-    }
-
     fn free_subdomain(&self, id: &NodeId) -> String {
         let full = |label: &str| format!("{label}.{}", self.domain);
-        let taken = |label: &str| {
-            let name = full(label);
-            self.nodes.values().any(|entry| entry.node.id != *id && entry.node.subdomain == name)
-        };
-        full(&subdomain_label(id, taken))
+        full(&subdomain_label(id, |label| self.subdomains.contains(&full(label))))
     }
 }
 
 impl Entry {
     fn update(&self) -> NodeUpdate {
-        NodeUpdate { node: self.node.clone(), availability: self.availability }
+        NodeUpdate { node: self.node.clone(), availability: self.standing.availability() }
     }
 
     fn persist(&self) -> Effect {
@@ -408,5 +399,9 @@ fn no_such_node(reply: ReplyTo, id: &NodeId) -> Effect {
     Effect::Reply(reply, Err(Error::new(ErrorClass::NotFound, format!("there is no node \"{id}\""))))
 }
 
+#[cfg(test)]
+mod membership_tests;
+#[cfg(test)]
+mod presence_tests;
 #[cfg(test)]
 mod tests;

@@ -148,6 +148,10 @@ impl Record {
 }
 
 #[cfg(test)]
+mod breaker_tests;
+#[cfg(test)]
+mod props;
+#[cfg(test)]
 mod tests {
     use super::*;
 

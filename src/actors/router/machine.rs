@@ -88,6 +88,10 @@ fn route(spec: &RouteSpec, endpoints: Vec<Arc<Endpoint>>) -> Route {
 }
 
 #[cfg(test)]
+mod props;
+#[cfg(test)]
+mod table_tests;
+#[cfg(test)]
 mod tests {
     use nebula_core::clock::WallTime;
     use nebula_core::runtime::RuntimeKind;

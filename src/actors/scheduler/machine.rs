@@ -62,6 +62,27 @@ impl Machine {
         }
     }
 
+    /// A deployment says which of its replicas keep what is reserved for them, and where those are that have a place:
+    /// it or the scheduler has just started, and what one told the other before may be lost. Nothing else of it stays
+    /// reserved. Answers who may find a place now.
+    pub fn holds(
+        &mut self,
+        deployment: DeploymentId,
+        replicas: &[(ReplicaId, Option<Placement>)],
+        cores: u32,
+    ) -> BTreeSet<DeploymentId> {
+        let before = self.reservations.len();
+        let stays = |id: &ReplicaId| replicas.iter().any(|(known, _)| known == id);
+        self.reservations.retain(|id, reserved| reserved.deployment != deployment || stays(id));
+        let freed = self.reservations.len() < before;
+        for (id, placement) in replicas {
+            if let Some(placement) = placement {
+                self.restore(*id, deployment, placement, cores);
+            }
+        }
+        if freed { std::mem::take(&mut self.waiting) } else { BTreeSet::new() }
+    }
+
     /// A replica has a place already, from before the scheduler started.
     pub fn restore(
         &mut self,
@@ -221,5 +242,7 @@ fn refusal(reasons: Vec<String>) -> String {
     text
 }
 
+#[cfg(test)]
+mod fit_tests;
 #[cfg(test)]
 mod tests;

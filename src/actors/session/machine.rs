@@ -2,15 +2,21 @@
 //!
 //! A command is durable before anything else happens to it. It is handed over by a call when the agent can be
 //! reached, and with every heartbeat otherwise, until the agent accepts it or acknowledges its id.
+//!
+//! What concerns one replica is said in order: while a call about it is under way, nothing later about it is. New
+//! credentials that came before the start that they follow would be lost, and the start's old ones would stay valid.
 
 use nebula_core::clock::WallTime;
 use nebula_core::ids::{CommandId, DeploymentId, Generation, NodeId, ReplicaId};
 
-use crate::actors::effects::ReplyTo;
+use crate::actors::reply::ReplyTo;
 use crate::domain::command::{Action, Command};
 use crate::domain::error::{Error, ErrorClass};
 use crate::domain::report::{NodeReport, ReplicaReport};
 use crate::ports::{AgentError, Write};
+
+#[cfg(test)]
+mod props;
 
 /// How many commands may wait for one node.
 const OUTBOX_MAX: usize = 2_000;
@@ -49,6 +55,34 @@ pub enum Effect {
 struct Pending {
     command: Command,
     calling: bool,
+    /// It went with a heartbeat's answer, which may still be on its way.
+    said: bool,
+}
+
+impl Pending {
+    fn new(command: Command) -> Self {
+        Self { command, calling: false, said: false }
+    }
+
+    /// Whether it must not be said by a call as well, or forgotten for newer credentials: a copy of it that comes after
+    /// those would count. Other commands have their generations against that.
+    fn may_be_on_its_way(&self) -> bool {
+        self.said && matches!(self.command.action, Action::Access { .. })
+    }
+
+    /// Whether nothing is lost when the node hears this and never hears `old`, which came before it. New credentials
+    /// are needed beside a start of the same generation: the node may have had that start before, with old ones.
+    fn overtakes(&self, old: &Self) -> bool {
+        let on_its_way = old.may_be_on_its_way();
+        let (new, old) = (&self.command, &old.command);
+        let is_access = |command: &Command| matches!(command.action, Action::Access { .. });
+        let says_more = match &new.action {
+            Action::Access { .. } => is_access(old) && !on_its_way,
+            Action::Start(_) => !is_access(old) || old.generation < new.generation,
+            Action::Stop | Action::Delete => true,
+        };
+        new.replica_id == old.replica_id && old.generation <= new.generation && says_more
+    }
 }
 
 /// A session's state.
@@ -64,7 +98,9 @@ impl Machine {
     /// The session as it starts, with the commands that the store remembers, oldest first.
     #[must_use]
     pub fn load(node_id: NodeId, commands: Vec<Command>) -> Self {
-        let outbox = commands.into_iter().map(|command| Pending { command, calling: false }).collect();
+        // The session before may have said any of them just before it ended.
+        let outbox =
+            commands.into_iter().map(|command| Pending { said: true, ..Pending::new(command) }).collect();
         Self { node_id, outbox, report: None, report_seq: 0 }
     }
 
@@ -73,25 +109,30 @@ impl Machine {
     pub fn report(&mut self, report: NodeReport) -> (Vec<Command>, Vec<Effect>) {
         let mut effects = Vec::new();
         for id in &report.acked {
-            effects.extend(self.remove(*id));
+            // One that is on its way once more stays until that call has ended: nothing may come before it.
+            let calling = |pending: &Pending| pending.command.id == *id && pending.calling;
+            if !self.outbox.iter().any(calling) {
+                effects.extend(self.remove(*id));
+            }
         }
         self.report = Some(report);
         self.report_seq += 1;
-        let waiting = self.outbox.iter().filter(|pending| !pending.calling);
-        (waiting.take(COMMANDS_PER_ANSWER_MAX).map(|pending| pending.command.clone()).collect(), effects)
+        let next = (0..self.outbox.len()).filter(|at| !self.is_held(*at));
+        let next: Vec<usize> = next.take(COMMANDS_PER_ANSWER_MAX).collect();
+        let say = |at: usize| {
+            let pending = self.outbox.get_mut(at)?;
+            pending.said = true;
+            Some(pending.command.clone())
+        };
+        (next.into_iter().filter_map(say).collect(), effects)
     }
 
     /// Everything else.
     pub fn step(&mut self, event: Event) -> Vec<Effect> {
         match event {
             Event::Enqueue(reply, command) => self.enqueue(Some(reply), *command),
-            Event::Called(id, Ok(())) => self.remove(id).into_iter().collect(),
-            Event::Called(id, Err(AgentError::Unreachable(_))) => {
-                if let Some(pending) = self.outbox.iter_mut().find(|pending| pending.command.id == id) {
-                    pending.calling = false;
-                }
-                Vec::new()
-            }
+            Event::Called(id, Ok(())) => self.settled(id, Vec::new()),
+            Event::Called(id, Err(AgentError::Unreachable(_))) => self.not_reached(id).into_iter().collect(),
             Event::Called(id, Err(AgentError::Rejected(why))) => self.rejected(id, why),
             Event::Orphans(reports, wall) => {
                 let commands: Vec<Command> =
@@ -117,29 +158,63 @@ impl Machine {
         self.outbox.len()
     }
 
-    /// Commands to hand over by a call now: those that a restart or an absence left behind.
+    /// Commands to hand over by a call now: the first about each replica of those that a restart or an absence left
+    /// behind.
     pub fn call_all(&mut self) -> Vec<Effect> {
-        let waiting = self.outbox.iter_mut().filter(|pending| !pending.calling);
-        waiting
-            .take(COMMANDS_PER_ANSWER_MAX)
-            .map(|pending| {
-                pending.calling = true;
-                Effect::Call(Box::new(pending.command.clone()))
-            })
-            .collect()
+        let first = (0..self.outbox.len()).filter(|at| !self.is_held(*at) && self.is_first(*at));
+        let first: Vec<usize> = first.take(COMMANDS_PER_ANSWER_MAX).collect();
+        first.into_iter().filter_map(|at| self.call(at)).collect()
+    }
+
+    /// Whether a command waits for the outcome of a call about the same replica, its own or one before it.
+    fn is_held(&self, at: usize) -> bool {
+        let up_to = self.outbox.get(..=at).unwrap_or_default();
+        let replica = up_to.last().map(|pending| pending.command.replica_id);
+        up_to.iter().any(|pending| pending.calling && Some(pending.command.replica_id) == replica)
+    }
+
+    /// Whether nothing else about the same replica waits before it.
+    fn is_first(&self, at: usize) -> bool {
+        let replica = self.outbox.get(at).map(|pending| pending.command.replica_id);
+        self.outbox.iter().position(|pending| Some(pending.command.replica_id) == replica) == Some(at)
+    }
+
+    fn call(&mut self, at: usize) -> Option<Effect> {
+        let pending = self.outbox.get_mut(at).filter(|pending| !pending.may_be_on_its_way())?;
+        pending.calling = true;
+        Some(Effect::Call(Box::new(pending.command.clone())))
+    }
+
+    /// A call has settled a command: `more` follows from that, and then the next about the same replica is called.
+    fn settled(&mut self, id: CommandId, more: Vec<Effect>) -> Vec<Effect> {
+        let known = self.outbox.iter().find(|pending| pending.command.id == id);
+        let replica = known.map(|pending| pending.command.replica_id);
+        let removed = self.remove(id);
+        let next = self.outbox.iter().position(|pending| Some(pending.command.replica_id) == replica);
+        let call = next.filter(|at| !self.is_held(*at)).and_then(|at| self.call(at));
+        removed.into_iter().chain(more).chain(call).collect()
+    }
+
+    /// Nobody took it: it stays for the next heartbeat, unless something later overtakes it.
+    fn not_reached(&mut self, id: CommandId) -> Option<Effect> {
+        let at = self.outbox.iter().position(|pending| pending.command.id == id)?;
+        let later = self.outbox.get(at..).unwrap_or_default();
+        let overtaken =
+            later.split_first().is_some_and(|(old, later)| later.iter().any(|new| new.overtakes(old)));
+        if overtaken {
+            return self.remove(id);
+        }
+        self.outbox.get_mut(at)?.calling = false;
+        None
     }
 
     fn enqueue(&mut self, reply: Option<ReplyTo>, command: Command) -> Vec<Effect> {
         let answer = |result| reply.map(|to| Effect::Reply(to, result));
-        let same = |other: &Command| {
-            other.replica_id == command.replica_id
-                && other.generation == command.generation
-                && other.action.as_str() == command.action.as_str()
-        };
-        let repeated =
-            self.outbox.iter().rev().find(|pending| pending.command.replica_id == command.replica_id);
-        if repeated.is_some_and(|pending| same(&pending.command) && pending.command.action == command.action)
-        {
+        let newest = self.outbox.iter().rev().find(|p| p.command.replica_id == command.replica_id);
+        let repeated = newest.is_some_and(|pending| {
+            pending.command.generation == command.generation && pending.command.action == command.action
+        });
+        if repeated {
             return answer(Ok(())).into_iter().collect();
         }
         if self.outbox.len() >= OUTBOX_MAX {
@@ -148,32 +223,28 @@ impl Machine {
         }
         // What the node has not been told yet and is overtaken by this command is never said. One that is on its
         // way keeps its place: its answer is still to come.
-        let overtaken = |pending: &Pending| {
-            pending.command.replica_id == command.replica_id
-                && pending.command.generation <= command.generation
-                && !pending.calling
-                && !matches!(command.action, Action::Access { .. })
-        };
-        let gone: Vec<CommandId> =
-            self.outbox.iter().filter(|p| overtaken(p)).map(|p| p.command.id).collect();
+        let new = Pending::new(command);
+        let overtaken = self.outbox.iter().filter(|old| !old.calling && new.overtakes(old));
+        let gone: Vec<CommandId> = overtaken.map(|old| old.command.id).collect();
         let mut effects: Vec<Effect> = gone.into_iter().filter_map(|id| self.remove(id)).collect();
-        effects.push(Effect::Persist(Write::PutCommand(Box::new(command.clone()))));
+        effects.push(Effect::Persist(Write::PutCommand(Box::new(new.command.clone()))));
         effects.extend(answer(Ok(())));
-        effects.push(Effect::Call(Box::new(command.clone())));
-        self.outbox.push(Pending { command, calling: true });
+        self.outbox.push(new);
+        let at = self.outbox.len() - 1;
+        if self.is_first(at) {
+            effects.extend(self.call(at));
+        }
         effects
     }
 
     fn rejected(&mut self, id: CommandId, why: String) -> Vec<Effect> {
-        let start = self
-            .outbox
-            .iter()
-            .find(|pending| pending.command.id == id && matches!(pending.command.action, Action::Start(_)))
-            .map(|pending| {
+        let known = self.outbox.iter().find(|pending| pending.command.id == id);
+        let start =
+            known.filter(|pending| matches!(pending.command.action, Action::Start(_))).map(|pending| {
                 let command = &pending.command;
                 Effect::Rejected(command.deployment_id, command.replica_id, command.generation, why)
             });
-        self.remove(id).into_iter().chain(start).collect()
+        self.settled(id, start.into_iter().collect())
     }
 
     fn remove(&mut self, id: CommandId) -> Option<Effect> {
@@ -195,6 +266,8 @@ impl Machine {
     }
 }
 
+#[cfg(test)]
+mod outbox_tests;
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -12,7 +12,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::error::refuse;
-use super::{Api, Page, create, page, view};
+use super::{Api, Page, create, origin, page, view};
 use crate::actors::catalog::{Create, Created};
 use crate::actors::deployment::machine::Intent;
 use crate::actors::queries::LogRequest;
@@ -24,7 +24,9 @@ type Shared = web::Data<Api>;
 pub(super) fn configure(cfg: &mut web::ServiceConfig) {
     cfg.service(web::resource("/deployments").route(web::post().to(post)).route(web::get().to(list)))
         .service(web::resource("/deployments/{name}/logs").route(web::get().to(logs)))
-        .service(web::resource("/deployments/{name}/events").route(web::get().to(events)))
+        .service(
+            web::resource("/deployments/{name}/events").route(web::get().to(super::events::of_deployment)),
+        )
         .service(web::resource("/deployments/{name}/{action}").route(web::post().to(act)))
         .service(
             web::resource("/deployments/{name}").route(web::get().to(get)).route(web::delete().to(delete)),
@@ -57,7 +59,7 @@ async fn post(request: HttpRequest, api: Shared, body: Bytes) -> HttpResponse {
         if let Some(node) = &dep.spec.node {
             api.system.node(node).await?;
         }
-        match api.system.create(Create { deployment: dep.clone(), key }).await? {
+        match api.system.create(Create { deployment: dep.clone(), key, origin: origin(&request) }).await? {
             Created::New => Ok((dep, Some(token))),
             Created::Before(id) => {
                 let dep = api.system.deployment(&id.to_string()).await?;
@@ -102,7 +104,7 @@ async fn get(request: HttpRequest, api: Shared, name: web::Path<String>) -> Http
 }
 
 async fn delete(request: HttpRequest, api: Shared, name: web::Path<String>) -> HttpResponse {
-    match api.system.want(&name, Intent::Delete).await {
+    match api.system.want(&name, Intent::Delete, origin(&request)).await {
         Ok(dep) => HttpResponse::Accepted().json(view::deployment(&dep, &api.gateway_url)),
         Err(error) => refuse(&request, &error),
     }
@@ -140,7 +142,7 @@ async fn act(
                 return Err(Error::new(ErrorClass::NotFound, what));
             }
         };
-        api.system.want(&name, intent).await
+        api.system.want(&name, intent, origin(&request)).await
     };
     match acted.await {
         Err(error) => refuse(&request, &error),
@@ -150,27 +152,6 @@ async fn act(
                 fields.insert("access_token".to_owned(), json!(token.expose()));
             }
             HttpResponse::Accepted().json(shown)
-        }
-    }
-}
-
-async fn events(
-    request: HttpRequest,
-    api: Shared,
-    name: web::Path<String>,
-    wanted: web::Query<Page>,
-) -> HttpResponse {
-    let limit = match wanted.limit() {
-        Ok(limit) => wanted.limit.map_or(super::PAGE_MAX, |_| limit),
-        Err(error) => return refuse(&request, &error),
-    };
-    match api.system.events(&name).await {
-        Err(error) => refuse(&request, &error),
-        Ok(events) => {
-            let after = wanted.cursor.as_deref().and_then(|cursor| cursor.parse::<u64>().ok()).unwrap_or(0);
-            let newer = events.iter().filter(|event| event.seq > after).take(limit + 1);
-            let rows = newer.map(|event| (event.seq.to_string(), view::event(event)));
-            HttpResponse::Ok().json(page(rows.collect(), limit))
         }
     }
 }

@@ -31,7 +31,7 @@ fn status(class: ErrorClass) -> (StatusCode, &'static str) {
 
 /// The answer to a request that failed.
 pub(crate) fn refuse(request: &HttpRequest, error: &Error) -> HttpResponse {
-    render(request_id(request.headers()), error)
+    render(super::origin::id(request), error)
 }
 
 /// The answer with this request id.

@@ -4,7 +4,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::Value;
 
 use super::error::refuse;
-use super::{Api, Page, page, view};
+use super::{Api, Page, origin, page, view};
 use crate::actors::queries::NodePicture;
 use crate::domain::error::{Error, ErrorClass};
 use crate::domain::node::Scheduling;
@@ -62,14 +62,14 @@ async fn act(request: HttpRequest, api: Shared, path: web::Path<(String, String)
             return refuse(&request, &Error::new(ErrorClass::NotFound, what));
         }
     };
-    match api.system.schedule_node(&name, scheduling).await {
+    match api.system.schedule_node(&name, scheduling, origin(&request)).await {
         Ok(picture) => HttpResponse::Ok().json(show(&api, &picture)),
         Err(error) => refuse(&request, &error),
     }
 }
 
 async fn delete(request: HttpRequest, api: Shared, name: web::Path<String>) -> HttpResponse {
-    match api.system.forget_node(&name).await {
+    match api.system.forget_node(&name, origin(&request)).await {
         Ok(()) => HttpResponse::NoContent().finish(),
         Err(error) => refuse(&request, &error),
     }

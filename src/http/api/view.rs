@@ -1,12 +1,11 @@
 //! What the API shows of deployments, nodes and events.
 
-use nebula_core::clock::WallTime;
 use serde_json::{Value, json};
 
 use crate::actors::queries::NodePicture;
 use crate::actors::tree::Life;
 use crate::domain::deployment::{Deployment, Phase, Replica};
-use crate::domain::event::JournalEvent;
+use crate::domain::event::{JournalEvent, Subject};
 
 /// A deployment.
 pub(super) fn deployment(dep: &Deployment, gateway_url: &str) -> Value {
@@ -36,7 +35,9 @@ pub(super) fn deployment(dep: &Deployment, gateway_url: &str) -> Value {
 pub(super) fn unseen_deployment(id: &str, life: Life) -> Value {
     let (state, message) = match life {
         Life::Crashed => (Phase::Failed, "its actor has crashed; GET /admin/actors says why"),
-        Life::Starting | Life::Running | Life::Restarting => (Phase::Pending, "its actor is starting"),
+        Life::Starting | Life::Running | Life::Stopping | Life::Restarting => {
+            (Phase::Pending, "its actor is starting")
+        }
     };
     json!({"id": id, "name": id, "state": state, "message": message, "replicas": []})
 }
@@ -93,16 +94,25 @@ pub(super) fn replica_on_node(dep: &Deployment, at: usize) -> Value {
 
 /// A line of the journal.
 pub(super) fn event(event: &JournalEvent) -> Value {
-    let time = |at: WallTime| at.rfc3339();
+    let line = &event.line;
     let mut shown = json!({
         "seq": event.seq,
-        "time": time(event.time),
-        "type": event.kind,
-        "message": event.message,
+        "time": line.time.rfc3339(),
+        "type": line.kind,
+        "message": line.message,
     });
-    if let Some(fields) = shown.as_object_mut() {
-        fields.extend(event.replica.map(|id| ("replica".to_owned(), json!(id))));
-        fields.extend(event.node.as_ref().map(|id| ("node".to_owned(), json!(id))));
+    let Some(fields) = shown.as_object_mut() else { return shown };
+    let mut add = |name: &str, value: Option<Value>| {
+        fields.extend(value.map(|value| (name.to_owned(), value)));
+    };
+    add("deployment", event.deployment().map(|id| json!(id)));
+    add("replica", line.replica.map(|id| json!(id)));
+    add("node", line.node.as_ref().map(|id| json!(id)));
+    if let Subject::Audit { origin, .. } = &line.subject {
+        let known = |text: &str| (!text.is_empty()).then(|| json!(text));
+        add("by", known(&origin.by));
+        add("request_id", known(&origin.request_id));
+        add("address", known(&origin.address));
     }
     shown
 }

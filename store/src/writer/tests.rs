@@ -1,107 +1,22 @@
 //! The writer's promises, with an engine that fails, panics or waits on demand.
 
-use std::sync::{
-    Mutex,
-    mpsc::{Receiver as StdReceiver, sync_channel},
-};
+use std::sync::mpsc::sync_channel;
 
-use tokio::sync::oneshot::{self, Receiver as Answered};
+use tokio::sync::oneshot;
 
 use super::*;
-use crate::{handle::Store, lock};
+use crate::{
+    batch::Batch,
+    error::CommitError,
+    lock,
+    quarantine::{SetAside, Unreadable},
+    record::Record,
+};
 
-#[derive(Default)]
-struct State {
-    map: Writes,
-    applies: usize,
-    syncs: usize,
-    sync_fails: bool,
-    read_panics: bool,
-    /// `apply` waits for a message on it.
-    gate: Option<StdReceiver<()>>,
-}
+mod fake;
+mod recovery;
 
-/// A map in memory; the test keeps a clone.
-#[derive(Clone, Default)]
-struct Fake(Arc<Mutex<State>>);
-
-impl Fake {
-    fn with<T>(&self, look: impl FnOnce(&mut State) -> T) -> T {
-        look(&mut self.0.lock().unwrap())
-    }
-}
-
-impl Engine for Fake {
-    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
-        let (panics, value) = self.with(|state| (state.read_panics, state.map.get(key).cloned().flatten()));
-        assert!(!panics, "as told");
-        Ok(value)
-    }
-
-    fn scan(&self, prefix: &[u8]) -> Result<Entries, EngineError> {
-        let entries = self.with(|state| state.map.clone());
-        let wanted = entries.into_iter().filter(|(key, _)| key.starts_with(prefix));
-        Ok(wanted.filter_map(|(key, value)| value.map(|value| (key, value))).collect())
-    }
-
-    fn apply(&mut self, writes: Writes) -> Result<(), EngineError> {
-        let gate = self.with(|state| {
-            state.applies += 1;
-            state.map.extend(writes);
-            state.gate.take()
-        });
-        if let Some(gate) = gate {
-            let _ = gate.recv();
-        }
-        Ok(())
-    }
-
-    fn sync(&mut self) -> Result<(), EngineError> {
-        self.with(|state| {
-            state.syncs += 1;
-            if state.sync_fails {
-                Err(EngineError("fdatasync: input/output error".to_owned()))
-            } else {
-                Ok(())
-            }
-        })
-    }
-
-    fn size_bytes(&self) -> u64 {
-        4096
-    }
-}
-
-fn record(n: u8) -> Record {
-    Record { kind: 1, schema: 1, payload: vec![n] }
-}
-
-fn writer(fake: &Fake) -> Writer<Fake> {
-    Writer::new(fake.clone(), Arc::default())
-}
-
-fn commit(group: &mut Group, batch: Batch) -> Answered<Result<(), CommitError>> {
-    let (reply, answer) = oneshot::channel();
-    group.add(Request::Commit { batch, reply });
-    answer
-}
-
-fn get(group: &mut Group, key: &str) -> Answered<Result<Option<Record>, ReadError>> {
-    let (reply, answer) = oneshot::channel();
-    group.add(Request::Get { key: key.into(), reply });
-    answer
-}
-
-fn scan(group: &mut Group, prefix: &str) -> Answered<Result<Records, ReadError>> {
-    let (reply, answer) = oneshot::channel();
-    group.add(Request::Scan { prefix: prefix.into(), reply });
-    answer
-}
-
-/// What the caller sees: an unanswered request is a failed one.
-fn committed(mut answer: Answered<Result<(), CommitError>>) -> Result<(), CommitError> {
-    answer.try_recv().unwrap_or(Err(CommitError::Failed))
-}
+use fake::*;
 
 fn conflict(key: &str) -> Result<(), CommitError> {
     Err(CommitError::Conflict { key: key.into() })
@@ -118,7 +33,7 @@ fn a_conflict_does_not_hurt_the_others_in_its_group() {
     let fourth = commit(&mut group, Batch::new().require_present("n/2").put("n/4", record(4)));
     let fifth = commit(&mut group, Batch::new().require_present("n/1").delete("n/1").put("n/5", record(5)));
     let sixth = commit(&mut group, Batch::new().require_absent("n/1").put("n/6", record(6)));
-    let read = scan(&mut group, "n/");
+    let found = scan(&mut group, "n/");
     writer(&fake).serve(group);
 
     assert_eq!(committed(first), Ok(()));
@@ -127,48 +42,9 @@ fn a_conflict_does_not_hurt_the_others_in_its_group() {
     assert_eq!(committed(fourth), conflict("n/2"));
     assert_eq!(committed(fifth), Ok(()));
     assert_eq!(committed(sixth), Ok(()));
-    let records = read.blocking_recv().unwrap().unwrap();
+    let records = read(found).unwrap();
     assert_eq!(records, [(b"n/5".to_vec(), record(5)), (b"n/6".to_vec(), record(6))]);
     assert_eq!(fake.with(|state| (state.applies, state.syncs)), (1, 1));
-}
-
-#[test]
-fn a_failed_sync_fails_the_group_and_the_store_for_good() {
-    let fake = Fake::default();
-    fake.with(|state| state.sync_fails = true);
-    let mut writer = writer(&fake);
-    let mut group = Group::default();
-    let one = commit(&mut group, Batch::new().put("n/1", record(1)));
-    let two = commit(&mut group, Batch::new().require_present("n/9").put("n/2", record(2)));
-    let read = get(&mut group, "n/1");
-    writer.serve(group);
-    assert_eq!(committed(one), Err(CommitError::Failed));
-    assert_eq!(committed(two), Err(CommitError::Failed));
-    assert!(read.blocking_recv().is_err());
-    assert_eq!(writer.shared.status().failed.as_deref(), Some("fdatasync: input/output error"));
-
-    fake.with(|state| state.sync_fails = false);
-    let mut group = Group::default();
-    let late = commit(&mut group, Batch::new().put("n/3", record(3)));
-    let read = get(&mut group, "n/1");
-    writer.serve(group);
-    assert_eq!(committed(late), Err(CommitError::Failed));
-    assert!(read.blocking_recv().is_err());
-    assert_eq!(fake.with(|state| (state.applies, state.syncs)), (1, 1));
-}
-
-#[test]
-fn a_panic_answers_everybody_and_fails_the_store() {
-    let fake = Fake::default();
-    fake.with(|state| state.read_panics = true);
-    let mut writer = writer(&fake);
-    let mut group = Group::default();
-    let read = get(&mut group, "n/1");
-    let also = commit(&mut group, Batch::new().require_absent("n/1").put("n/1", record(1)));
-    writer.serve(group);
-    assert!(read.blocking_recv().is_err());
-    assert_eq!(committed(also), Err(CommitError::Failed));
-    assert_eq!(writer.shared.status().failed.as_deref(), Some("panic: as told"));
 }
 
 #[test]
@@ -186,17 +62,74 @@ fn only_the_bad_record_is_set_aside() {
     let present = commit(&mut group, Batch::new().require_present("n/1").put("n/3", record(3)));
     let one = get(&mut group, "n/1");
     let all = scan(&mut group, "n/");
-    let aside = scan(&mut group, "q/");
     writer.serve(group);
     assert_eq!(committed(absent), conflict("n/1"));
     assert_eq!(committed(present), conflict("n/1"));
     assert_eq!(one.blocking_recv().unwrap(), Ok(None));
     assert_eq!(all.blocking_recv().unwrap(), Ok(vec![(b"n/2".to_vec(), record(2))]));
-    let aside = aside.blocking_recv().unwrap().unwrap();
-    assert_eq!(aside.len(), 1);
-    assert!(aside[0].0.ends_with(b"/n/1"));
-    assert_eq!(aside[0].1.payload, b"junk");
     assert_eq!(writer.shared.status().set_aside, 1);
+
+    let mut group = Group::default();
+    let kept = scan(&mut group, "q/");
+    let aside = list(&mut group);
+    writer.serve(group);
+    assert!(read(kept).unwrap()[0].1.payload.ends_with(b"junk"));
+    let aside = read(aside).unwrap();
+    let [SetAside { key, reason, bytes: 4, .. }] = &aside[..] else { panic!("{aside:?}") };
+    assert_eq!((key.as_slice(), reason.as_str()), (&b"n/1"[..], "shorter than its header"));
+}
+
+#[test]
+fn a_record_that_nobody_can_read_is_set_aside_unless_it_was_replaced() {
+    let fake = Fake::default();
+    let mut writer = writer(&fake);
+    commit_now(&mut writer, Batch::new().put("n/1", record(1)).put("n/2", record(2))).unwrap();
+    let unreadable = |key: &str, n| Unreadable {
+        key: key.into(),
+        record: record(n),
+        reason: "bytes cannot be decoded".to_owned(),
+    };
+    let mut group = Group::default();
+    let replaced = commit(&mut group, Batch::new().put("n/2", record(9)));
+    let records = vec![unreadable("n/1", 1), unreadable("n/2", 2), unreadable("n/3", 3)];
+    let (reply, mut count) = oneshot::channel();
+    group.add(Request::Read(Read::SetAside { records, reply }));
+    let left = scan(&mut group, "n/");
+    let aside = list(&mut group);
+    writer.serve(group);
+    assert_eq!(committed(replaced), Ok(()));
+    assert_eq!(count.try_recv(), Ok(Ok(1)));
+    assert_eq!(read(left), Ok(vec![(b"n/2".to_vec(), record(9))]));
+    let aside = read(aside).unwrap();
+    assert_eq!(aside.len(), 1);
+    assert_eq!((aside[0].key.as_slice(), aside[0].reason.as_str()), (&b"n/1"[..], "bytes cannot be decoded"));
+    assert_eq!(writer.shared.status().set_aside, 1);
+    assert!(fake.with(|state| state.map == state.durable));
+}
+
+fn list(group: &mut Group) -> oneshot::Receiver<Result<Vec<SetAside>, ReadError>> {
+    let (reply, answer) = oneshot::channel();
+    group.add(Request::Read(Read::ListSetAside { reply }));
+    answer
+}
+
+#[test]
+fn a_few_bad_records_are_no_bug_and_more_than_one_in_a_hundred_are() {
+    let entry = |n: u16, junk: bool| {
+        let key = format!("n/{n:05}");
+        let good = crate::envelope::seal(key.as_bytes(), crate::envelope::Codec::Bincode, &record(1));
+        (key.into_bytes(), Some(if junk { b"junk".to_vec() } else { good }))
+    };
+    for (records, bad, fails) in [(10, 10, false), (500, 11, true), (1200, 11, false), (1200, 13, true)] {
+        let fake = Fake::default();
+        fake.with(|state| state.map = (0..records).map(|n| entry(n, n < bad)).collect());
+        let mut writer = writer(&fake);
+        let mut group = Group::default();
+        let all = scan(&mut group, "n/");
+        writer.serve(group);
+        assert_eq!(read(all).is_err(), fails, "{bad} of {records}");
+        assert_eq!(writer.shared.state() == StoreState::Failed, fails, "{bad} of {records}");
+    }
 }
 
 #[test]
@@ -207,9 +140,9 @@ fn too_many_bad_records_change_nothing() {
     let before = fake.with(|state| state.map.clone());
     let mut writer = writer(&fake);
     let mut group = Group::default();
-    let read = scan(&mut group, "n/");
+    let found = scan(&mut group, "n/");
     writer.serve(group);
-    assert!(read.blocking_recv().is_err());
+    assert_eq!(read(found), Err(ReadError::Failed));
     assert_eq!(fake.with(|state| state.map.clone()), before);
     let reason = writer.shared.status().failed.unwrap();
     assert_eq!(reason, "101 bad records look like a codec bug, nothing changed");
@@ -219,12 +152,13 @@ fn too_many_bad_records_change_nothing() {
 fn a_group_takes_no_more_than_its_share_and_loses_nothing() {
     let (queue, requests) = sync_channel(1024);
     for _ in 0..600 {
-        queue.send(Request::Get { key: b"n/1".to_vec(), reply: oneshot::channel().0 }).unwrap();
+        let read = Read::Get { key: b"n/1".to_vec(), reply: oneshot::channel().0 };
+        queue.send(Request::Read(read)).unwrap();
     }
     queue.send(Request::Close).unwrap();
     let mut sizes = Vec::new();
     while let Ok(first) = requests.try_recv() {
-        let group = collect(first, &requests);
+        let group = Group::collect(first, &requests);
         sizes.push((group.reads.len(), group.close));
     }
     assert_eq!(sizes, [(256, false), (256, false), (88, true)]);
@@ -234,7 +168,7 @@ fn a_group_takes_no_more_than_its_share_and_loses_nothing() {
         let batch = Batch::new().put(n.to_be_bytes(), large());
         queue.send(Request::Commit { batch, reply: oneshot::channel().0 }).unwrap();
     }
-    let group = collect(requests.try_recv().unwrap(), &requests);
+    let group = Group::collect(requests.try_recv().unwrap(), &requests);
     assert_eq!(group.commits.len(), 150);
 }
 
@@ -244,7 +178,7 @@ async fn a_full_queue_is_said_at_once_and_what_was_queued_is_kept() {
     let fake = Fake::default();
     let (open_gate, gate) = sync_channel(1);
     fake.with(|state| state.gate = Some(gate));
-    let store = Store::start(fake.clone(), Shared::default(), lock::acquire(dir.path()).unwrap()).unwrap();
+    let store = store(start(&fake), dir.path());
 
     let mut accepted = Vec::new();
     let refused = loop {
@@ -275,7 +209,7 @@ async fn a_full_queue_is_said_at_once_and_what_was_queued_is_kept() {
 async fn closing_finishes_what_is_queued_and_then_says_closed() {
     let dir = tempfile::tempdir().unwrap();
     let fake = Fake::default();
-    let store = Store::start(fake, Shared::default(), lock::acquire(dir.path()).unwrap()).unwrap();
+    let store = store(start(&fake), dir.path());
     let queued = store.commit(Batch::new().put("n/1", record(1)));
     let other = store.clone();
     store.close();

@@ -9,7 +9,7 @@ use crate::replica::spec::{Access, Ended, ProcessRef, Spec};
 
 /// What happens to a replica.
 #[derive(Clone, Debug)]
-pub(crate) enum Event {
+pub enum Event {
     /// Run this.
     Start { generation: Generation, spec: Arc<Spec>, access: Access, port: u16 },
     /// Stop and keep the record. No generation: whatever there is; no grace: the usual one.
@@ -40,7 +40,7 @@ pub(crate) enum Event {
 
 /// What is to be done, in this order.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Effect {
+pub enum Effect {
     /// Make the state durable, with these lines for the deployment's journal.
     Persist(Vec<Entry>),
     /// Forget it durably: records, files, port, route. A start below this generation stays refused.
@@ -73,16 +73,16 @@ pub(crate) enum Effect {
 
 /// A line of a deployment's journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Entry {
+pub struct Entry {
     /// `accepted`, `started`, `running`, `exited`, `stopping`, `stopped`, `failed`, `restarted`, `access`, `deleted`.
-    pub(crate) kind: &'static str,
+    pub kind: &'static str,
     /// For people.
-    pub(crate) message: String,
+    pub message: String,
 }
 
 /// How a process is told to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Signal {
+pub enum Signal {
     /// SIGTERM.
     Term,
     /// SIGKILL.
@@ -91,7 +91,7 @@ pub(crate) enum Signal {
 
 /// Why a command is not carried out.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Refusal {
+pub enum Refusal {
     /// A newer generation was seen.
     #[error("generation {given} is older than {newest}, the newest seen for this replica")]
     Stale { given: Generation, newest: Generation },

@@ -221,10 +221,17 @@ impl Machine {
         self.durable(follow, Some(Effect::Reply(Ok(()))))
     }
 
+    /// Below which starts stay refused when nothing is left: the one that was deleted may come again, late. Without a
+    /// generation nothing is refused.
+    fn fence_of_removal(&self) -> Generation {
+        let deleted = self.state.generation;
+        if deleted == Generation(0) { deleted } else { deleted.next() }
+    }
+
     fn durable(&mut self, follow: Follow, reply: Option<Effect>) -> Vec<Effect> {
         let journal = std::mem::take(&mut self.journal);
         let first = match self.state.phase {
-            Phase::Removed => Effect::Remove(self.state.generation),
+            Phase::Removed => Effect::Remove(self.fence_of_removal()),
             Phase::New
             | Phase::Preparing
             | Phase::Spawning { .. }

@@ -9,7 +9,7 @@ use crate::replica::spec::{Ended, ProcessRef, Spec};
 
 /// What is there of the process that the stored state names, or of one that it was about to make.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Found {
+pub enum Found {
     /// It runs.
     Alive(ProcessRef),
     /// It ended while nobody watched, or was never made.
@@ -21,7 +21,7 @@ pub(crate) enum Found {
 impl Machine {
     /// The replica as it was stored, and what follows from what is found of its process. A process that runs is
     /// kept, never doubled.
-    pub(crate) fn load(
+    pub fn load(
         policy: Policy,
         state: State,
         spec: Arc<Spec>,

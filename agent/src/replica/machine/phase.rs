@@ -6,7 +6,7 @@ use crate::replica::spec::ProcessRef;
 
 /// What is observed of a replica. Outward names are in [`super::Status`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Phase {
+pub enum Phase {
     /// Nobody has started it, nothing is stored.
     New,
     /// It is looked for what the runtime needs.
@@ -51,7 +51,7 @@ impl Phase {
     }
 
     /// The process that exists in it.
-    pub(crate) fn process(&self) -> Option<ProcessRef> {
+    pub fn process(&self) -> Option<ProcessRef> {
         match self {
             Self::Starting { process } | Self::Running { process } | Self::Killing { process, .. } => {
                 Some(*process)
@@ -68,7 +68,7 @@ impl Phase {
     }
 
     /// Its name in logs.
-    pub(crate) fn as_str(&self) -> &'static str {
+    pub fn as_str(&self) -> &'static str {
         match self {
             Self::New => "new",
             Self::Preparing => "preparing",
@@ -87,17 +87,17 @@ impl Phase {
 
 /// Why a replica failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Failure {
-    pub(crate) reason: FailureReason,
+pub struct Failure {
+    pub reason: FailureReason,
     /// For people; may carry the runtime's last lines.
-    pub(crate) message: String,
+    pub message: String,
     /// The runtime's exit code; 0 when it had none.
-    pub(crate) exit_code: i32,
+    pub exit_code: i32,
 }
 
 /// The kinds of failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum FailureReason {
+pub enum FailureReason {
     /// The model, the program or a port was not there.
     Prepare,
     /// The process could not be made.

@@ -128,7 +128,7 @@ fn from_nothing_to_running_and_away_again() {
             Some(Status::Stopping),
         ),
         (exited(1, 0), "persist(stopped), cancel_timer, route(false), report", Some(Status::Stopped)),
-        (Event::Delete { generation: None }, "remove(5), reply(ok), report, done", None),
+        (Event::Delete { generation: None }, "remove(6), reply(ok), report, done", None),
     ] {
         assert_eq!(step(&mut machine, event.clone()), effects, "{event:?}");
         assert_eq!(machine.view().map(|view| view.status), status, "{event:?}");

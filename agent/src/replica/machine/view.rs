@@ -7,7 +7,7 @@ use crate::replica::spec::ProcessRef;
 
 /// A replica's state as nebulad and people see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Status {
+pub enum Status {
     Preparing,
     Starting,
     Running,
@@ -18,11 +18,11 @@ pub(crate) enum Status {
 
 impl Status {
     /// All of them.
-    pub(crate) const ALL: [Self; 6] =
+    pub const ALL: [Self; 6] =
         [Self::Preparing, Self::Starting, Self::Running, Self::Stopping, Self::Stopped, Self::Failed];
 
     /// The name on the wire.
-    pub(crate) fn as_str(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Preparing => "preparing",
             Self::Starting => "starting",
@@ -36,21 +36,21 @@ impl Status {
 
 /// What is told of a replica.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct View {
-    pub(crate) status: Status,
-    pub(crate) generation: Generation,
-    pub(crate) port: u16,
-    pub(crate) process: Option<ProcessRef>,
-    pub(crate) attempt: u32,
-    pub(crate) restarts: u32,
+pub struct View {
+    pub status: Status,
+    pub generation: Generation,
+    pub port: u16,
+    pub process: Option<ProcessRef>,
+    pub attempt: u32,
+    pub restarts: u32,
     /// Why it failed, or what it waits for; empty when all is well.
-    pub(crate) message: String,
-    pub(crate) exit_code: i32,
+    pub message: String,
+    pub exit_code: i32,
 }
 
 impl Machine {
     /// What is told now. None before the replica exists and after it is gone.
-    pub(crate) fn view(&self) -> Option<View> {
+    pub fn view(&self) -> Option<View> {
         let state = &self.state;
         let (status, message, exit_code) = match &state.phase {
             Phase::New | Phase::Removed => return None,

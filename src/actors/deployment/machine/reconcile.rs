@@ -56,10 +56,8 @@ impl Machine {
             self.told.insert(id, (Told::Start, report_seq));
             let Some(replica) = self.dep.replicas.get_mut(at) else { continue };
             replica.generation = generation;
-            if outdated || replica.phase != Phase::Preparing {
-                replica.phase = Phase::Preparing;
-                replica.message = String::new();
-            }
+            replica.phase = Phase::Preparing;
+            replica.message = String::new();
             let replica = replica.clone();
             let start = Action::Start(Box::new(self.start_spec(&replica)));
             effects.push(Effect::Send(node, id, generation, start));

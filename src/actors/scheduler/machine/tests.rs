@@ -109,6 +109,32 @@ fn whoever_waits_is_woken_when_something_changes() {
 }
 
 #[test]
+fn only_what_a_deployment_says_it_holds_stays_reserved() {
+    let mut machine = machine(vec![node("n", &[("A100", 40), ("A100", 40)], 8)]);
+    let kept = request(1);
+    let lost = Request { replica: ReplicaId::random(), ..kept.clone() };
+    let other = request(1);
+    let placement = machine.place(&kept).expect("placed");
+    assert!(place(&mut machine, &lost).is_ok());
+    assert!(place(&mut machine, &other).is_err());
+    let holds = [(kept.replica, Some(placement.clone()))];
+    assert_eq!(
+        machine.holds(kept.deployment, &holds, 0),
+        BTreeSet::from([other.deployment]),
+        "a place is free"
+    );
+    assert_eq!(machine.reserved(), 1);
+    assert!(place(&mut machine, &other).is_ok(), "others' places are others'");
+    assert_eq!(machine.holds(kept.deployment, &holds, 0), BTreeSet::new());
+    // A scheduler that has just started learns what no record says yet; a place that is sought keeps its turn.
+    let mut restarted = super::Machine::default();
+    restarted.holds(kept.deployment, &[(kept.replica, Some(placement)), (lost.replica, None)], 3);
+    assert_eq!(restarted.reserved(), 1);
+    assert_eq!(restarted.holds(kept.deployment, &[], 0), BTreeSet::new(), "nobody waits");
+    assert_eq!(restarted.reserved(), 0);
+}
+
+#[test]
 fn copies_of_one_deployment_spread() {
     let mut machine = machine(vec![node("a", &[], 8), node("b", &[], 64)]);
     let one = request(0);

@@ -1,0 +1,73 @@
+//! What is left alone after the store was rebuilt with a gap.
+//!
+//! What was acknowledged within the gap is missing here and may run out there. Until the gap is accepted nothing is
+//! placed, no command is handed to an agent, and replicas that nobody here knows are not deleted. An operator accepts
+//! it, or it is accepted when every known node has reported and none runs a replica that is unknown here.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use nebula_core::ids::NodeId;
+
+/// Whether there is such a gap, and what nodes have said since.
+#[derive(Debug)]
+pub struct Caution {
+    holds: AtomicBool,
+    /// Whether each node that has reported runs something that is unknown here.
+    heard: Mutex<BTreeMap<NodeId, bool>>,
+}
+
+impl Caution {
+    /// Caution, if there is a gap.
+    #[must_use]
+    pub fn new(gap: bool) -> Self {
+        Self { holds: AtomicBool::new(gap), heard: Mutex::default() }
+    }
+
+    /// Whether the gap is there and not accepted.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        self.holds.load(Ordering::Acquire)
+    }
+
+    /// The gap was accepted.
+    pub fn end(&self) {
+        self.holds.store(false, Ordering::Release);
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// A node has reported. Answers whether all `known` nodes have by now, none of them with strangers.
+    pub fn heard(&self, node: &NodeId, strangers: bool, known: impl IntoIterator<Item = NodeId>) -> bool {
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.insert(node.clone(), strangers);
+        known.into_iter().all(|node| heard.get(&node) == Some(&false))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(name: &str) -> NodeId {
+        name.parse().expect("an id")
+    }
+
+    #[test]
+    fn it_ends_by_itself_when_every_node_has_reported_and_nothing_is_unknown() {
+        let caution = Caution::new(true);
+        let known = || [node("a"), node("b")];
+        assert!(!caution.heard(&node("a"), false, known()));
+        assert!(!caution.heard(&node("b"), true, known()), "b runs a stranger");
+        assert!(caution.heard(&node("b"), false, known()));
+    }
+
+    #[test]
+    fn it_holds_until_it_is_ended() {
+        assert!(!Caution::new(false).holds());
+        let caution = Caution::new(true);
+        assert!(caution.holds());
+        caution.end();
+        assert!(!caution.holds());
+    }
+}

@@ -1,0 +1,76 @@
+//! A store that was put back from an older copy, and nodes that know better.
+
+use super::fixtures::{deployment, facts, intend, replica, reported, running, sent, started};
+use super::*;
+use crate::domain::report::ReportedStatus;
+
+#[test]
+fn what_runs_at_a_later_generation_goes_on_and_commands_are_not_fenced_out() {
+    let mut machine = started(deployment(vec![running(0, "a"), running(1, "b")]));
+    let effects = machine.step(Event::Node(facts("a", 1, vec![reported(0, 5, ReportedStatus::Running)])));
+    assert_eq!(machine.deployment().generation, Generation(5));
+    assert_eq!(
+        (replica(&machine, 0).generation, replica(&machine, 0).phase),
+        (Generation(5), Phase::Running)
+    );
+    assert!(sent(&effects).iter().all(|(node, ..)| node == "b"), "{:?}", sent(&effects));
+    // The other node has it too: what it is told is what it runs.
+    machine.step(Event::Node(facts("b", 1, vec![reported(1, 5, ReportedStatus::Running)])));
+    assert_eq!(
+        (replica(&machine, 1).generation, replica(&machine, 1).phase),
+        (Generation(5), Phase::Running)
+    );
+    let effects = intend(&mut machine, Intent::Restart);
+    assert!(sent(&effects).iter().all(|(_, _, generation, what)| (*generation, *what) == (6, "start")));
+    assert_eq!(sent(&effects).len(), 2);
+}
+
+#[test]
+fn what_was_stopped_in_the_copy_and_started_later_is_wanted() {
+    for (status, desired) in [
+        (ReportedStatus::Running, Desired::Running),
+        (ReportedStatus::Preparing, Desired::Running),
+        (ReportedStatus::Stopped, Desired::Stopped),
+        (ReportedStatus::Failed, Desired::Stopped),
+    ] {
+        let dep = Deployment { desired: Desired::Stopped, ..deployment(vec![running(0, "a")]) };
+        let mut machine = started(dep);
+        let effects = machine.step(Event::Node(facts("a", 1, vec![reported(0, 3, status)])));
+        assert_eq!(machine.deployment().desired, desired, "{status:?}");
+        assert_eq!(machine.deployment().generation, Generation(3), "{status:?}");
+        assert_eq!(sent(&effects).len(), 0, "{status:?}: {effects:?}");
+    }
+}
+
+#[test]
+fn a_deletion_is_told_with_a_number_that_counts() {
+    let dep = Deployment { desired: Desired::Deleted, ..deployment(vec![running(0, "a")]) };
+    let mut machine = started(dep);
+    let effects = machine.step(Event::Node(facts("a", 1, vec![reported(0, 4, ReportedStatus::Running)])));
+    assert_eq!(machine.deployment().desired, Desired::Deleted);
+    assert!(sent(&effects).iter().all(|(_, _, generation, what)| (*generation, *what) == (4, "delete")));
+    assert_eq!(sent(&effects).len(), 1);
+}
+
+#[test]
+fn a_start_that_was_told_since_is_told_again_with_a_higher_number() {
+    let mut machine = started(deployment(vec![running(0, "a")]));
+    intend(&mut machine, Intent::Restart);
+    let effects = machine.step(Event::Node(facts("a", 1, vec![reported(0, 7, ReportedStatus::Running)])));
+    let told: Vec<_> =
+        sent(&effects).into_iter().map(|(_, _, generation, what)| (generation, what)).collect();
+    assert_eq!(told, [(8, "start")]);
+}
+
+#[test]
+fn a_silent_node_and_an_older_report_teach_nothing() {
+    let mut machine = started(deployment(vec![running(0, "a")]));
+    let gone = NodeFacts {
+        availability: Availability::Offline,
+        ..facts("a", 1, vec![reported(0, 5, ReportedStatus::Running)])
+    };
+    machine.step(Event::Node(gone));
+    machine.step(Event::Node(facts("a", 2, vec![reported(0, 1, ReportedStatus::Running)])));
+    machine.step(Event::Node(facts("b", 2, vec![reported(0, 9, ReportedStatus::Running)])));
+    assert_eq!(machine.deployment().generation, Generation(1));
+}

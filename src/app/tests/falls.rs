@@ -1,0 +1,287 @@
+//! A panic in each kind of actor, in a message, a timer and an attached future, while everybody is busy: exactly that
+//! actor is built again (in the core also those that derive from it), within 250 ms, nobody else loses a message, what
+//! was answered is durable, and afterwards everything is as before.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use nebula_core::ids::DeploymentId;
+use tokio::time::sleep;
+
+use super::world::{DEADLINE, DEPLOYMENTS, World};
+use crate::actors::deployment::machine::Intent;
+use crate::actors::failpoint::Failpoint;
+use crate::actors::registry::{self, Change};
+use crate::actors::route::machine::Outcome;
+use crate::actors::route::{self, Ended};
+use crate::actors::tree::{Kind, Life};
+use crate::actors::{catalog, deployment, router, scheduler, session};
+use crate::domain::error::ErrorClass;
+use crate::domain::event::Origin;
+use crate::domain::node::Scheduling;
+use crate::ports::Store;
+
+/// The core, in the order in which it is built.
+const CORE: [&str; 4] = [registry::PATH, scheduler::PATH, router::PATH, catalog::PATH];
+/// A fallen actor is back after this long.
+const BACK_AFTER: Duration = Duration::from_millis(250);
+/// How long after a request the next one of the same kind comes.
+const PAUSE: Duration = Duration::from_millis(5);
+/// How many requests of each kind are answered after the fall before the load ends.
+const ROUNDS_AFTER: u32 = 10;
+/// The supervisor of the core.
+const CORE_SUPERVISOR: &str = "/core";
+
+/// What the load has in hand.
+struct Load<'a> {
+    world: &'a World,
+    stop: Cell<bool>,
+    rounds: Cell<u32>,
+    saturated: bool,
+    made: std::cell::RefCell<Vec<DeploymentId>>,
+}
+
+impl Load<'_> {
+    /// The operator changes where replicas may go, again and again.
+    async fn cordon(&self) {
+        let mut wanted = [Scheduling::Cordoned, Scheduling::Schedulable].into_iter().cycle();
+        while let Some(scheduling) = wanted.next().filter(|_| !self.stop.get()) {
+            let change = Change::Schedule("n3".parse().expect("an id"), scheduling, Origin::nebulad());
+            let ask = async { self.world.system.registry.ask(registry::PATH, change).await? };
+            if self.world.noted(registry::PATH, ask).await.is_some() {
+                let nodes = self.world.store.nodes().await.expect("read");
+                let node = nodes.iter().find(|node| node.id.as_str() == "n3").expect("stored");
+                assert_eq!(node.scheduling, scheduling, "what was answered is durable");
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    /// A user changes how many copies there are, again and again.
+    async fn scale(&self, name: &str, base: u32) {
+        let path = deployment::path(self.world.system.find_deployment(name).expect("known"));
+        let mut wanted = [base + 1, base].into_iter().cycle();
+        while let Some(replicas) = wanted.next().filter(|_| !self.stop.get()) {
+            if let Some(dep) = self.world.noted(&path, self.world.scale(name, replicas)).await {
+                let stored = self.world.store.deployment(dep.id).await.expect("read").expect("stored");
+                assert_eq!(stored.spec.replicas, replicas, "what was answered is durable");
+                self.rounds.set(self.rounds.get() + 1);
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    /// Users make deployments and delete them.
+    async fn create(&self) {
+        for n in 0.. {
+            if self.stop.get() {
+                return;
+            }
+            let create = World::create_message(&format!("made-{n}"), 1);
+            let id = create.deployment.id;
+            // One that was not answered may have been made all the same.
+            self.made.borrow_mut().push(id);
+            let ask = async { self.world.system.catalog.ask(catalog::PATH, create).await? };
+            if self.world.noted(catalog::PATH, ask).await.is_some() {
+                let stored = self.world.store.deployment(id).await.expect("read");
+                assert!(stored.is_some(), "what was answered is durable");
+                self.delete(id).await;
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    async fn delete(&self, id: DeploymentId) -> bool {
+        let (path, name) = (deployment::path(id), id.to_string());
+        let delete = self.world.system.want(&name, Intent::Delete, Origin::nebulad());
+        self.world.noted(&path, delete).await.is_some()
+    }
+
+    /// The gateway tells how requests ended.
+    async fn outcomes(&self) {
+        while !self.stop.get() {
+            let table = self.world.system.routes.load_full();
+            for (name, _) in DEPLOYMENTS {
+                let endpoint = table.get(name).and_then(|route| route.endpoints.first().cloned());
+                let Some(endpoint) = endpoint else { continue };
+                let outcome = if self.saturated { Outcome::Saturated } else { Outcome::Answered };
+                self.world.system.route.tell(&route::path(name), Ended(endpoint.replica_id, outcome));
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    async fn all(&self) {
+        let [(victim, of_victim), (neighbour, of_neighbour)] = DEPLOYMENTS;
+        tokio::join!(
+            self.cordon(),
+            self.scale(victim, of_victim),
+            self.scale(neighbour, of_neighbour),
+            self.create(),
+            self.outcomes(),
+        );
+    }
+
+    /// Takes back what the load has changed.
+    async fn settle(&self) {
+        let began = self.world.system.tree.clock().now();
+        let in_time = || self.world.system.tree.clock().now().since(began) < DEADLINE;
+        for (name, replicas) in DEPLOYMENTS {
+            while self.world.scale(name, replicas).await.is_err() {
+                assert!(in_time(), "{name} is not scaled back");
+            }
+        }
+        let change =
+            || Change::Schedule("n3".parse().expect("an id"), Scheduling::Schedulable, Origin::nebulad());
+        while !matches!(self.world.system.registry.ask(registry::PATH, change()).await, Ok(Ok(_))) {
+            assert!(in_time(), "the node is not schedulable");
+        }
+        for id in self.made.take() {
+            let name = id.to_string();
+            let gone = || self.world.system.want(&name, Intent::Delete, Origin::nebulad());
+            while gone().await.is_err_and(|error| error.class != ErrorClass::NotFound) {
+                assert!(in_time(), "{id} is not deleted");
+            }
+        }
+    }
+}
+
+/// Lets the actor at `path` fall, and waits until it is back. Answers how long that took.
+async fn fall(load: &Load<'_>, path: &str, kind: Kind) -> Duration {
+    let (world, clock) = (load.world, load.world.system.tree.clock());
+    let cell = world.system.tree.cell(path).expect("it is there");
+    let before = cell.incarnation();
+    cell.set_failpoint(Failpoint::panic(kind));
+    world
+        .until(&format!("{path} falls"), || {
+            // A supervisor has nothing to do while nobody falls.
+            let supervisors = &world.system.supervisors;
+            match path {
+                CORE_SUPERVISOR => supervisors.core.nudge(),
+                session::PARENT => supervisors.sessions.nudge(),
+                deployment::PARENT => supervisors.deployments.nudge(),
+                route::PARENT => supervisors.routes.nudge(),
+                _ => {}
+            }
+            !cell.failpoint_is_set()
+        })
+        .await;
+    let fell = clock.now();
+    world
+        .until(&format!("{path} is back"), || cell.incarnation() > before && cell.life() == Life::Running)
+        .await;
+    clock.now().since(fell)
+}
+
+/// The paths of those that are built again with the actor at `path`.
+fn those_after(path: &str) -> Vec<String> {
+    let from = CORE.iter().position(|core| *core == path);
+    match from {
+        Some(from) => CORE[from..].iter().map(|path| (*path).to_owned()).collect(),
+        None => vec![path.to_owned()],
+    }
+}
+
+async fn a_fall_under_load(path: impl Fn(&World) -> String, kind: Kind) {
+    let world = World::new().await;
+    let path = path(&world);
+    let after = those_after(&path);
+    let before = world.picture().await;
+    let expected: BTreeMap<String, u64> = world
+        .incarnations()
+        .into_iter()
+        .map(|(path, incarnation)| (path.clone(), incarnation + u64::from(after.contains(&path))))
+        .collect();
+    let load = Load {
+        world: &world,
+        stop: Cell::new(false),
+        rounds: Cell::new(0),
+        saturated: path.starts_with(route::PARENT) && kind == Kind::Timer,
+        made: std::cell::RefCell::default(),
+    };
+    let falling = async {
+        world.until("the load runs", || load.rounds.get() > ROUNDS_AFTER).await;
+        let (took, noise) = tokio::join!(fall(&load, &path, kind), noise(&load));
+        let rounds = load.rounds.get();
+        world.until("the load goes on", || load.rounds.get() > rounds + ROUNDS_AFTER).await;
+        load.stop.set(true);
+        (took, noise)
+    };
+    let ((took, noise), ()) = tokio::join!(falling, load.all());
+    load.settle().await;
+    let mut last = serde_json::Value::Null;
+    let began = world.system.tree.clock().now();
+    while last != before {
+        last = world.picture().await;
+        let waited = world.system.tree.clock().now().since(began);
+        assert!(waited < DEADLINE, "not as before:\n{last:#}\nbut it was\n{before:#}");
+    }
+    assert_eq!(world.incarnations(), expected, "exactly {after:?} are built again");
+    let log = world.log.borrow();
+    let others: Vec<_> = log.failed.iter().filter(|(of, _)| !after.contains(of)).collect();
+    assert!(others.is_empty(), "of {:?}: {others:?}", log.asked);
+    assert!(
+        took <= BACK_AFTER + noise,
+        "{path} was back after {took:?}, where this machine was late by {noise:?}"
+    );
+}
+
+/// What this machine adds just now: by how much a few reads of the store come later than they should.
+async fn noise(load: &Load<'_>) -> Duration {
+    const READS: u32 = 4;
+    const ROUNDS: u32 = 10;
+    let clock = load.world.system.tree.clock();
+    let mut worst = Duration::ZERO;
+    for _ in 0..ROUNDS {
+        let began = clock.now();
+        for _ in 0..READS {
+            sleep(PAUSE).await;
+            load.world.store.nodes().await.expect("read");
+        }
+        worst = worst.max(clock.now().since(began).saturating_sub(PAUSE * READS));
+    }
+    worst
+}
+
+fn run(path: impl Fn(&World) -> String, kind: Kind) {
+    actix_rt::System::new().block_on(a_fall_under_load(path, kind));
+}
+
+fn at(path: &'static str) -> impl Fn(&World) -> String {
+    move |_| path.to_owned()
+}
+
+fn victim(world: &World) -> String {
+    deployment::path(world.system.find_deployment("victim").expect("known"))
+}
+
+macro_rules! falls {
+    ($($name:ident: $path:expr, $kind:ident;)*) => {
+        $(#[test]
+        fn $name() {
+            run($path, Kind::$kind);
+        })*
+    };
+}
+
+falls! {
+    the_registry_falls_over_a_message: at(registry::PATH), Message;
+    the_registry_falls_in_a_timer: at(registry::PATH), Timer;
+    the_registry_falls_in_a_future: at(registry::PATH), Future;
+    the_scheduler_falls_over_a_message: at(scheduler::PATH), Message;
+    the_router_falls_over_a_message: at(router::PATH), Message;
+    the_router_falls_in_a_timer: at(router::PATH), Timer;
+    the_catalog_falls_over_a_message: at(catalog::PATH), Message;
+    the_catalog_falls_in_a_future: at(catalog::PATH), Future;
+    a_session_falls_over_a_message: at("/registry/sessions/n1"), Message;
+    a_session_falls_in_a_future: at("/registry/sessions/n1"), Future;
+    a_deployment_falls_over_a_message: victim, Message;
+    a_deployment_falls_in_a_future: victim, Future;
+    a_route_falls_over_a_message: at("/router/routes/victim"), Message;
+    a_route_falls_in_a_timer: at("/router/routes/victim"), Timer;
+    the_supervisor_of_the_core_falls: at(CORE_SUPERVISOR), Message;
+    the_supervisor_of_the_sessions_falls: at(session::PARENT), Message;
+    the_supervisor_of_the_deployments_falls: at(deployment::PARENT), Message;
+    the_supervisor_of_the_routes_falls: at(route::PARENT), Message;
+}

@@ -1,0 +1,133 @@
+//! Golden bytes: one file for each kind and schema of record that was ever written. What they say must be read for
+//! ever, and the newest schema must be written as it stands here. A file is only ever added; when a test here fails,
+//! the code is wrong, not the file.
+use nebula_core::clock::WallTime;
+use nebula_core::ids::{CommandId, DeploymentId, ReplicaId};
+use nebula_core::token::TokenHash;
+use nebula_store::Record;
+
+use super::records;
+use super::tests::{deployment, node, start};
+use crate::domain::command::{Action, Command};
+use crate::domain::event::{JournalEvent, Line, Origin, Subject};
+use crate::domain::idempotency::UsedKey;
+use crate::domain::poison::Poison;
+use crate::ports::StoreError;
+
+macro_rules! golden {
+    ($name:literal) => {
+        include_str!(concat!("golden/", $name, ".hex"))
+    };
+}
+
+/// `kind K schema S`, then the payload in hexadecimal digits, in lines.
+fn parse(text: &str) -> Record {
+    let (head, digits) = text.split_once('\n').expect("a head");
+    let mut words = head.split(' ').skip(1).step_by(2);
+    let mut number = || words.next().and_then(|word| word.parse::<u16>().ok()).expect("a number");
+    let (kind, schema) = (u8::try_from(number()).expect("a kind"), number());
+    let digits: Vec<u8> = digits.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
+    let byte =
+        |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).expect("digits"), 16).expect("a byte");
+    Record { kind, schema, payload: digits.chunks(2).map(byte).collect() }
+}
+
+fn print(record: &Record) -> String {
+    let mut text = format!("kind {} schema {}\n", record.kind, record.schema);
+    for line in record.payload.chunks(32) {
+        line.iter().for_each(|byte| text.push_str(&format!("{byte:02x}")));
+        text.push('\n');
+    }
+    text
+}
+
+fn reads<T: std::fmt::Debug + PartialEq>(
+    golden: &str,
+    read: impl Fn(&Record) -> Result<T, StoreError>,
+    expected: &T,
+) {
+    assert_eq!(read(&parse(golden)).as_ref(), Ok(expected));
+}
+
+fn stays<T: std::fmt::Debug + PartialEq>(
+    golden: &str,
+    write: impl Fn(&T) -> Result<Record, StoreError>,
+    read: impl Fn(&Record) -> Result<T, StoreError>,
+    value: &T,
+) {
+    let written = print(&write(value).expect("small enough"));
+    assert!(written == golden, "{value:?} is written as\n{written}and not as\n{golden}");
+    reads(golden, read, value);
+}
+
+fn line(subject: Subject, kind: &str) -> JournalEvent {
+    let replica = Some(ReplicaId::from_bytes([2; 16]));
+    let line = Line {
+        time: WallTime(1_702_400_000_000),
+        subject,
+        kind: kind.to_owned(),
+        message: "replica 0 is running".to_owned(),
+        replica,
+        node: Some(node().id),
+    };
+    JournalEvent { seq: 300, line }
+}
+
+#[test]
+fn nodes_deployments_and_replicas() {
+    stays(golden!("node-1"), records::node, records::read_node, &node());
+    let mut dep = deployment();
+    let replica = dep.replicas.remove(0);
+    stays(golden!("deployment-1"), records::deployment, records::read_deployment, &dep);
+    stays(golden!("replica-1"), records::replica, records::read_replica, &replica);
+}
+
+#[test]
+fn commands() {
+    let of = |action| Command { id: CommandId::from_bytes([9; 16]), action, ..start() };
+    let check = |golden, command: &Command| stays(golden, records::command, records::read_command, command);
+    check(golden!("command-1-start"), &start());
+    check(golden!("command-1-stop"), &of(Action::Stop));
+    check(golden!("command-1-delete"), &of(Action::Delete));
+    let access = Action::Access { token: Some(TokenHash::of("nbtok_x")), public: false };
+    check(golden!("command-1-access"), &of(access));
+}
+
+#[test]
+fn lines_of_the_journal() {
+    let id = DeploymentId::from_bytes([1; 16]);
+    let of_deployment = line(Subject::Deployment(id), "running");
+    reads(golden!("event-1"), records::read_event, &of_deployment);
+    let check = |golden, event: &JournalEvent| stays(golden, records::event, records::read_event, event);
+    check(golden!("event-2-deployment"), &of_deployment);
+    check(golden!("event-2-node"), &line(Subject::Node(node().id), "online"));
+    check(golden!("event-2-fleet"), &line(Subject::Fleet, "stood_still"));
+    let origin = Origin {
+        by: "admin token".to_owned(),
+        request_id: "req-1".to_owned(),
+        address: "127.0.0.1".to_owned(),
+    };
+    let audit = Subject::Audit { origin, deployment: Some(id) };
+    check(golden!("event-2-audit"), &line(audit, "audit.deployment.scale"));
+}
+
+#[test]
+fn used_keys_and_messages_set_aside() {
+    let used = UsedKey {
+        key: "key-1".to_owned(),
+        body: [7; 32],
+        deployment: DeploymentId::from_bytes([1; 16]),
+        at: WallTime(1_702_400_000_000),
+    };
+    stays(golden!("used-key-1"), records::used_key, records::read_used_key, &used);
+    let poison = Poison {
+        path: "/deployments/x".to_owned(),
+        message: "Want".to_owned(),
+        fingerprint: u64::MAX,
+        text: "stop".to_owned(),
+        kills: 3,
+        first_at: WallTime(1_702_400_000_000),
+        last_at: WallTime(1_702_400_000_001),
+    };
+    stays(golden!("poison-1"), records::poison, records::read_poison, &poison);
+}
