@@ -1,5 +1,7 @@
 //! Simulation for Nebula: what can be tried, measured and broken without a GPU or a model.
 //!
-//! [`runtime`] is a serving engine that speaks the OpenAI and the Ollama API and makes its answers up.
+//! [`runtime`] is a serving engine that speaks the OpenAI and the Ollama API and makes its answers up. [`fleet`] is a
+//! thousand agents that join a real control plane.
 
+pub mod fleet;
 pub mod runtime;

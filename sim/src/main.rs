@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use nebula_core::exit::Exit;
-use nebula_sim::runtime;
+use nebula_sim::{fleet, runtime};
 
 /// Simulated parts of Nebula, to try, measure and break it without a GPU.
 #[derive(Parser)]
@@ -18,11 +18,16 @@ struct Cli {
 enum Command {
     /// Serves one made-up model over the OpenAI and the Ollama API.
     Runtime(runtime::Args),
+    /// Lets many agents join a control plane, and tells what they saw as JSON.
+    Fleet(fleet::Args),
 }
 
 fn main() -> ExitCode {
-    let Command::Runtime(args) = Cli::parse().command;
-    match actix_web::rt::System::new().block_on(runtime::run(args)) {
+    let ended = match Cli::parse().command {
+        Command::Runtime(args) => actix_web::rt::System::new().block_on(runtime::run(args)),
+        Command::Fleet(args) => fleet::run(args),
+    };
+    match ended {
         Ok(()) => Exit::Done.code(),
         Err(fatal) => fatal.report(),
     }
