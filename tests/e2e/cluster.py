@@ -5,10 +5,11 @@ import re
 import urllib.error
 import urllib.request
 
-from processes import wait_until
+from processes import free_ports, wait_until
 
 START_SECONDS = 20
 RUN_SECONDS = 30
+READY = r".*nebulad is ready.*\n"
 
 
 class Answer:
@@ -52,12 +53,25 @@ class Cluster:
 
     # --- programs
 
+    def fix_ports(self):
+        """Chooses nebulad's ports before its first start, for tests in which it is often down."""
+        self.grpc_addr, self.http_addr = (f"127.0.0.1:{port}" for port in free_ports(2))
+
     def start_nebulad(self, *flags, env=None):
         """Starts nebulad on free ports, or on the same ones again."""
+        self.launch_nebulad(*flags, env=env)
+        return self.wait_for_nebulad()
+
+    def launch_nebulad(self, *flags, wrapper=(), env=None):
+        """Starts nebulad and does not wait for it."""
         ports = [addr.rsplit(":", 1)[1] if addr else "0" for addr in (self.grpc_addr, self.http_addr)]
         flags = ["--data-dir", self.data_dir, "--grpc-port", ports[0], "--http-port", ports[1], *flags]
-        self.nebulad = self.group.start("nebulad", *flags, env=env)
-        ready = self.nebulad.wait_for_text(r".*nebulad is ready.*", START_SECONDS, "err")[0]
+        self.nebulad = self.group.start_under(wrapper, "nebulad", *flags, env=env)
+        return self.nebulad
+
+    def wait_for_nebulad(self, seconds=START_SECONDS):
+        """Waits until the nebulad that was started last is ready."""
+        ready = self.nebulad.wait_for_text(READY, seconds, "err")[0]
         self.grpc_addr = re.search(r"grpc_addr=\"?([\d.]+:\d+)", ready)[1]
         self.http_addr = re.search(r"http_addr=\"?([\d.]+:\d+)", ready)[1]
         return self.nebulad

@@ -4,6 +4,9 @@ import pytest
 
 from cluster import Cluster
 from processes import Group
+from settings import FULL, SEED
+
+FIGURES = pytest.StashKey[list]()
 
 
 @pytest.fixture
@@ -26,6 +29,22 @@ def cluster_with_agent(cluster):
     cluster.agent = cluster.start_agent()
     cluster.wait_for_node("online")
     return cluster
+
+
+@pytest.fixture
+def figures(request):
+    """Tells figures that are worth reading when the test passes, too."""
+    lines = request.config.stash.setdefault(FIGURES, [])
+    return lines.append
+
+
+def pytest_report_header():
+    return f"{'all of' if FULL else 'a short form of'} the slow suites, NEBULA_SEED={SEED}"
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    for line in config.stash.get(FIGURES, []):
+        terminalreporter.write_line(f"figures: {line}")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,11 +1,14 @@
 """Real processes of the programs under test: started in groups of their own, watched by their output, always ended."""
 
 import os
+import random
 import re
 import signal
+import socket
 import subprocess
 import time
 import zlib
+from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,6 +23,9 @@ FOREIGN = re.compile(r"^(NEBULA|NEBULAD|NEBULA_AGENT|NEBULA_SIM)_|^(CARGO|RUST)_
 LOOK_SECONDS = 0.02
 # Runtimes' ports: each test has some of its own, so that what else runs on this machine does not disturb it.
 PORTS_FIRST, PORTS_EACH, PORTS_SHARES = 30000, 20, 50
+# Servers' ports that stay the same over restarts: below those that the kernel gives to outgoing connections, for one
+# of these could take the port while its server is down.
+FIXED_PORTS = range(28000, 30000)
 
 
 def wait_until(what, look, seconds):
@@ -103,6 +109,7 @@ class Group:
         self.directory = directory
         self.mark = f"{os.getpid()}-{directory.name}-{time.monotonic_ns()}"
         self.processes = []
+        self.started = 0
         first = PORTS_FIRST + zlib.crc32(self.mark.encode()) % PORTS_SHARES * PORTS_EACH
         self.port_range = f"{first}-{first + PORTS_EACH - 1}"
 
@@ -116,10 +123,23 @@ class Group:
 
     def start(self, program, *args, env=None):
         """Starts one of our programs; it runs until it ends or the test does."""
-        name = f"{program}-{len(self.processes)}"
-        process = Process(name, [binary(program), *args], self.environment(env), self.directory)
+        return self.start_under([], program, *args, env=env)
+
+    def start_under(self, wrapper, program, *args, env=None):
+        """Starts one of our programs by way of another one."""
+        name = f"{program}-{self.started}"
+        self.started += 1
+        command = [*wrapper, binary(program), *args]
+        process = Process(name, command, self.environment(env), self.directory)
         self.processes.append(process)
         return process
+
+    def forget(self, process):
+        """Drops one that has ended as it should, with its output: a test that starts hundreds keeps no hundreds."""
+        assert not process.is_alive()
+        self.processes.remove(process)
+        process.out_path.unlink()
+        process.err_path.unlink()
 
     def run(self, program, *args, env=None, seconds=30):
         """Runs one of our programs to its end."""
@@ -131,6 +151,12 @@ class Group:
         """The numbers of all living processes of this test, runtimes included."""
         needle = f"{MARK}={self.mark}".encode()
         return [pid for pid in all_pids() if needle in environment_of(pid) and is_living(pid)]
+
+    def runtimes(self):
+        """How many processes of the simulated runtime run for each model, whoever started them."""
+        commands = [command_of(pid) for pid in self.running()]
+        models = [command[command.index("--model") + 1] for command in commands if is_sim_runtime(command)]
+        return dict(Counter(models))
 
     def assert_nothing_runs(self, seconds=10):
         wait_until("nothing is left running", lambda: not self.running(), seconds)
@@ -155,6 +181,22 @@ class Group:
                     yield path.name, "\n".join(text.splitlines()[-lines:])
 
 
+def free_ports(count):
+    """Ports that nobody listens on, for servers that come back on the same ones."""
+    found = []
+    for port in random.sample(FIXED_PORTS, len(FIXED_PORTS)):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        found.append(port)
+        if len(found) == count:
+            return found
+    raise AssertionError(f"there are no {count} free ports in {FIXED_PORTS}")
+
+
 def binary(program):
     path = BIN_DIR / program
     assert path.is_file(), f"there is no {path}; build it with: cargo build --release --workspace --bins"
@@ -170,6 +212,18 @@ def environment_of(pid):
         return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:
         return []
+
+
+def command_of(pid):
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return []
+
+
+def is_sim_runtime(command):
+    """The agent's own program serves as the simulated runtime."""
+    return "--port" in command and "--model" in command
 
 
 def is_living(pid):
