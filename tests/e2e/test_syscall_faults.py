@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import strace
-from cluster import START_SECONDS, Cluster
+from cluster import Cluster
 from journal import Journal
 from load import Api, Owner, all_deployments, by_name
 from processes import Group, wait_until
@@ -26,7 +26,8 @@ pytestmark = pytest.mark.skipif(strace.missing() is not None, reason=str(strace.
 # How many faults of each scenario the short form makes.
 SHORT = {"start": 36, "start again": 24, "rebuild": 24, "export": 16, "import": 24}
 AT_ONCE = 4
-STOP_SECONDS = 20
+# sled can lose a wake-up over a failing write and never come back; nebulad gives the store up after 30 s then.
+GIVEN_UP_SECONDS = 50
 COMMAND_SECONDS = 30
 KILLED = -9
 # Stopped in order, directory cannot be used, disk error.
@@ -87,11 +88,11 @@ class Run:
             api.close()
             if process.is_alive():
                 process.popen.terminate()
-        return self.ended(process, STOP_SECONDS)
+        return self.ended(process, GIVEN_UP_SECONDS)
 
     def is_ready(self, process):
         ready = lambda: not process.is_alive() or "nebulad is ready" in process.err
-        wait_until("nebulad is ready, or has ended", ready, START_SECONDS)
+        wait_until("nebulad is ready, or has ended", ready, GIVEN_UP_SECONDS)
         return "nebulad is ready" in process.err
 
     def change(self, api, action):
