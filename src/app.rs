@@ -134,17 +134,21 @@ impl App {
     /// nothing works is down for good.
     pub async fn failed(&self) -> Fatal {
         tokio::select! {
-            () = self.store_failed() => Fatal::new(Exit::Disk, "the disk failed: nothing more can be made durable")
+            why = self.store_failed() => Fatal::new(Exit::Disk, format!("the store has failed, nothing more can be made durable: {why}"))
                 .hint("look at the kernel's log and the disk's free space, then start nebulad again"),
             cause = self.system.tree.fallen() => Fatal::new(Exit::Failed, format!("actor {cause}"))
                 .hint("this is a fault of nebulad, please report it; what is stored is safe, start nebulad again"),
         }
     }
 
-    async fn store_failed(&self) {
+    async fn store_failed(&self) -> String {
         /// How often the store is looked at.
         const LOOK: std::time::Duration = std::time::Duration::from_millis(500);
-        while self.store.report().state != "failed" {
+        loop {
+            let report = self.store.report();
+            if report.state == "failed" {
+                return report.reason.unwrap_or_default();
+            }
             tokio::time::sleep(LOOK).await;
         }
     }
@@ -156,7 +160,13 @@ impl App {
 /// As [`App::start`], or when the disk or an actor fails for good while serving.
 pub async fn run(config: Config) -> Result<(), Fatal> {
     let mut signals = Signals::listen()?;
-    let app = App::start(config).await?;
+    let app = tokio::select! {
+        app = App::start(config) => app?,
+        () = signals.next() => {
+            tracing::info!("stopped before it was ready");
+            return Ok(());
+        }
+    };
     let failed = tokio::select! {
         () = signals.next() => None,
         fatal = app.failed() => Some(fatal),
@@ -199,7 +209,7 @@ fn end_stuck(fatal: &Fatal) {
 /// Ends the process without waiting for anything: what a second signal asks for.
 #[expect(clippy::disallowed_methods, reason = "threads that still serve would be waited for otherwise")]
 pub(crate) fn end_at_once() {
-    tracing::warn!("ended at once by a second signal");
+    tracing::warn!("ended at once by a signal that came while stopping");
     std::process::exit(i32::from(Exit::Failed as u8));
 }
 

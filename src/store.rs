@@ -2,9 +2,10 @@
 //!
 //! What do we store? Nodes (identity, address, what they have, the operator's will), deployments (spec, desired
 //! state, generation, token hash, gateway token), their replicas (place, phase), commands that wait for their
-//! acknowledgement, the newest 200 journal lines of each deployment and node, the newest 10,000 of the audit, and the
-//! idempotency keys of the last day. All of it is durable before it is acknowledged. Not stored: heartbeats, stats, reports, gates of the breaker, requests in flight; and routes,
-//! which follow from deployments.
+//! acknowledgement, the newest 200 journal lines of each deployment and node, the newest 10,000 of the audit, the
+//! idempotency keys of the last day, and messages that were set aside. All of it is durable before it is acknowledged;
+//! journal lines that tell of no change are written, but nobody waits for them. Not stored: heartbeats, stats, reports,
+//! gates of the breaker, requests in flight; and routes, which follow from deployments.
 
 use std::collections::BTreeMap;
 use std::path::Path;

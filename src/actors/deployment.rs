@@ -6,7 +6,7 @@
 //! * Timers: one, after which waiting replicas ask for a place again.
 //! * On crash: loads itself from the store and compares again what is wanted with what nodes report.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use actix::{
 };
 use nebula_core::clock::Clock;
 use nebula_core::ids::{CommandId, DeploymentId, Generation, NodeId, ReplicaId};
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore};
 
 use self::machine::{Effect, Event, Intent, Machine};
 use super::effects::{Effects, Performer, Replies, Split, perform_all};
@@ -72,6 +72,8 @@ pub struct DeploymentActor {
     replies: Replies<Result<Deployment, Error>>,
     followed: BTreeMap<NodeId, SpawnHandle>,
     sending: Arc<Semaphore>,
+    /// What concerns one replica is given in its order, however often some of it has to be given again.
+    turns: HashMap<ReplicaId, Arc<Mutex<()>>>,
     watch: DeathWatch,
 }
 
@@ -104,6 +106,7 @@ impl DeploymentActor {
             replies: Replies::new(),
             followed: BTreeMap::new(),
             sending: Arc::new(Semaphore::new(SENDING_MAX)),
+            turns: HashMap::new(),
             watch: birth.watch,
             system,
         };
@@ -175,8 +178,11 @@ impl DeploymentActor {
         };
         let sessions = self.system.sessions.clone();
         let path = super::session::path(&command.node_id);
+        self.turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+        let turn = Arc::clone(self.turns.entry(command.replica_id).or_default());
         let sent = async move {
             let _permit = permit;
+            let _turn = turn.lock().await;
             for _ in 0..SEND_TRIES {
                 match sessions.ask(&path, super::session::Enqueue(command.clone())).await {
                     Ok(Ok(())) => return,

@@ -22,6 +22,10 @@ use crate::ports::{StoreError, Write};
 /// disk does not become too large for one.
 const WRITES_PER_COMMIT: usize = 64;
 
+/// What the store could not take is offered again with what has been decided since, up to so many writes and lines: what
+/// makes room must not wait behind what needs some.
+const WRITES_HELD: usize = 512;
+
 /// So many steps may wait for the store. Callers are refused long before ([`REPLIES_MAX`]); what reaches this comes
 /// from within, and the actor ends rather than grows.
 const STEPS_MAX: usize = 4_096;
@@ -73,8 +77,8 @@ impl<E> Default for Load<E> {
 }
 
 impl<E> Load<E> {
-    fn is_full(&self) -> bool {
-        self.writes.len() + self.lines.len() >= WRITES_PER_COMMIT
+    fn is_full(&self, limit: usize) -> bool {
+        self.writes.len() + self.lines.len() >= limit
     }
 }
 
@@ -161,8 +165,9 @@ fn next_load<P: Performer>(actor: &mut P) -> Option<Load<P::Effect>> {
     if held.is_none() && actor.effects().queue.is_empty() {
         return None;
     }
+    let limit = if held.is_some() { WRITES_HELD } else { WRITES_PER_COMMIT };
     let mut load = held.unwrap_or_default();
-    while !load.is_full() {
+    while !load.is_full(limit) {
         let Some(step) = actor.effects().queue.pop_front() else { break };
         for effect in step.effects {
             match actor.writes(effect) {

@@ -266,18 +266,21 @@ impl System {
     /// delivered again.
     ///
     /// # Errors
-    /// `NotFound`, or `Conflict` when it runs and nothing is set aside.
+    /// `NotFound`, or `Conflict` when it runs and nothing is set aside, or when it is no supervisor's child.
     pub async fn restart_actor(&self, path: &str, origin: Origin) -> Result<(), Error> {
         let nobody = || Error::new(ErrorClass::NotFound, format!("there is no actor {path}"));
         self.tree.cell(path).ok_or_else(nobody)?;
-        self.audit(origin, "actor.restart", format!("actor {path}: restart")).await?;
-        if self.supervisors.renew(path).ok_or_else(nobody)? {
-            return Ok(());
-        }
-        let what = format!(
-            "actor {path} is running and no message is set aside; only one that is down can be restarted"
-        );
-        Err(Error::new(ErrorClass::Conflict, what))
+        let refusal = match self.supervisors.may_renew(path) {
+            Some(true) => {
+                self.audit(origin, "actor.restart", format!("actor {path}: restart")).await?;
+                // One that came back by itself meanwhile is what was asked for.
+                self.supervisors.renew(path);
+                return Ok(());
+            }
+            Some(false) => "is running and no message is set aside; only one that is down can be restarted",
+            None => "is not restarted by itself; restart nebulad",
+        };
+        Err(Error::new(ErrorClass::Conflict, format!("actor {path} {refusal}")))
     }
 
     /// The messages that are not delivered because their actors fell over them each time.

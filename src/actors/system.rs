@@ -111,10 +111,20 @@ impl Supervisors {
         Ok(())
     }
 
-    /// Builds the actor at `path` anew that is down, or for which messages are set aside; these are delivered again.
-    /// Answers whether it does: none when there is no such actor, false when there is no reason to.
+    /// Whether there is a reason to build the actor at `path` anew: it is down, or messages are set aside for it. None
+    /// when nobody could build it.
     #[must_use]
+    pub fn may_renew(&self, path: &str) -> Option<bool> {
+        self.of_child(path, Family::may_renew)
+    }
+
+    /// Builds the actor at `path` anew that is down, or for which messages are set aside; these are delivered again.
+    /// Answers whether it does: none when nobody could build it, false when there is no reason to.
     pub fn renew(&self, path: &str) -> Option<bool> {
+        self.of_child(path, Family::renew)
+    }
+
+    fn of_child(&self, path: &str, what: impl Fn(&Family, &str) -> Option<bool>) -> Option<bool> {
         let families = [
             (super::session::PARENT, &self.sessions),
             (super::deployment::PARENT, &self.deployments),
@@ -124,7 +134,7 @@ impl Supervisors {
         ];
         families.into_iter().find_map(|(below, family)| {
             let id = path.strip_prefix(below)?.strip_prefix('/')?;
-            family.renew(id)
+            what(family, id)
         })
     }
 }
@@ -158,6 +168,7 @@ impl System {
         actix_rt::spawn(tree.poison().clone().keep(store.clone()));
         let supervisors = Supervisors::over(&tree);
         supervisors.start().await?;
+        let caution = caution(&*store, &tree, timing.heartbeat_interval).await?;
         let system = Self {
             registry: Handle::new(tree.clone()),
             sessions: Handle::new(tree.clone()),
@@ -167,7 +178,7 @@ impl System {
             router: Handle::new(tree.clone()),
             route: Handle::new(tree.clone()),
             tree,
-            caution: Arc::new(Caution::new(store.report().restored.is_some())),
+            caution: Arc::new(caution),
             store,
             agents,
             journal,
@@ -281,6 +292,16 @@ impl Status for StoreStatus {
     fn to_json(&self) -> serde_json::Value {
         serde_json::to_value(self.0.report()).unwrap_or_default()
     }
+}
+
+/// In caution, nodes that the store has forgotten get the time of two heartbeats to register again.
+async fn caution(store: &dyn Store, tree: &Tree, interval: Duration) -> Result<Caution, Error> {
+    if store.report().restored.is_none() {
+        return Ok(Caution::new(false, None));
+    }
+    let nodes = patiently(|| store.nodes()).await.map_err(store_error)?;
+    let not_before = tree.clock().now().plus(interval.saturating_mul(2));
+    Ok(Caution::new(true, (!nodes.is_empty()).then_some(not_before)))
 }
 
 /// Asks the store again for a while when it has too much to do, and for as long as it can take nothing: nothing was

@@ -119,12 +119,15 @@ impl System {
     pub(crate) fn heard_in_caution(&self, node: &NodeId, strangers: bool) {
         let known = self.tree.children(super::session::PARENT, None, usize::MAX);
         let known = known.iter().filter_map(|cell| cell.path().rsplit('/').next()?.parse().ok());
-        if self.caution.heard(node, strangers, known) {
+        if self.caution.heard(node, strangers, known, self.tree.clock().now()) {
             let system = self.clone();
             actix_rt::spawn(async move {
                 match system.accept_restored(Origin::nebulad()).await {
                     Ok(()) => tracing::warn!("every node has reported and none runs anything unknown"),
-                    Err(error) => tracing::error!(%error, "the store's gap stays"),
+                    Err(error) => {
+                        system.caution.goes_on();
+                        tracing::error!(%error, "the store's gap stays");
+                    }
                 }
             });
         }

@@ -8,6 +8,7 @@ use nebula_store::Batch;
 use super::{keys, records};
 use crate::domain::command::Action;
 use crate::domain::deployment::{Deployment, Desired};
+use crate::domain::event::Ring;
 use crate::ports::{StoreError, Write};
 
 /// What a batch does to the space that is used, which decides whether a disk that fills up still takes it.
@@ -63,6 +64,14 @@ fn purpose(writes: &[Write]) -> Purpose {
         | Write::PutPoison(_)
         | Write::DeletePoison(..) => false,
     };
+    // What an operator does where no record changes with it, such as bringing an actor back.
+    let audit = |write: &Write| match write {
+        Write::PutEvent(event) => event.ring() == Ring::Audit,
+        write => matches!(write, Write::DeleteEvent(Ring::Audit, _)),
+    };
+    if writes.iter().all(audit) {
+        return Purpose::Freeing;
+    }
     let running = deployments.values().any(|dep| dep.desired == Desired::Running);
     let stops = deployments.values().any(|dep| dep.desired != Desired::Running);
     if !running && (stops || writes.iter().any(ends)) { Purpose::Freeing } else { Purpose::Keeping }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use nebula_core::exit::{Exit, Fatal};
-use nebula_store::{ExportError, ExportInfo, ImportError};
+use nebula_store::{ExportError, ExportInfo, ImportError, OpenError};
 
 /// Writes all that the store in `dir` holds to the new file `file`; answers in one line. Blocks.
 ///
@@ -14,7 +14,7 @@ pub fn export(dir: &Path, file: &Path) -> Result<String, Fatal> {
         return Err(Fatal::new(Exit::Failed, format!("{} is there already", file.display()))
             .hint("name a file that does not exist yet"));
     }
-    let info = nebula_store::export_dir(dir, file)?;
+    let info = nebula_store::export_dir(dir, file).map_err(unsound)?;
     Ok(format!("exported to {}: {}", file.display(), summary(&info)))
 }
 
@@ -49,7 +49,7 @@ pub fn verify_export(file: &Path) -> Result<String, Fatal> {
 /// # Errors
 /// When the store is in use or damaged.
 pub fn verify(dir: &Path) -> Result<String, Fatal> {
-    let info = nebula_store::verify_store(dir)?;
+    let info = nebula_store::verify_store(dir).map_err(unsound)?;
     let aside = match info.set_aside {
         0 => String::new(),
         count => format!(", {count} bad records set aside"),
@@ -70,6 +70,15 @@ pub fn verify(dir: &Path) -> Result<String, Fatal> {
 
 fn summary(info: &ExportInfo) -> String {
     format!("{} records, {} bytes, made {}", info.records, info.bytes, info.at.rfc3339())
+}
+
+/// A store that was only looked at may be one that the next start puts right.
+fn unsound(error: OpenError) -> Fatal {
+    match error {
+        OpenError::Damaged { .. } => Fatal::new(Exit::Disk, error.to_string())
+            .hint("nothing was deleted; start nebulad: it puts right what its exports and its log tell"),
+        error => error.into(),
+    }
 }
 
 fn unusable(error: &ExportError) -> Fatal {

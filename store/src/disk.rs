@@ -167,10 +167,10 @@ impl Disk {
         }
         let what = level.as_str();
         if level > before {
-            tracing::warn!(level = what, free_bytes, total_bytes, "disk of the data directory fills up");
+            tracing::warn!(space = what, free_bytes, total_bytes, "disk of the data directory fills up");
         } else {
             tracing::info!(
-                level = what,
+                space = what,
                 free_bytes,
                 total_bytes,
                 "disk of the data directory has space again"

@@ -1,6 +1,9 @@
 //! What can go wrong, as the caller must treat it.
 
-use std::{io, path::PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use nebula_core::exit::{Exit, Fatal};
 
@@ -118,6 +121,14 @@ pub enum OpenError {
         /// What the operating system said.
         source: io::Error,
     },
+    /// A file that somebody asked for cannot be written; the store is as it was.
+    #[error("cannot write {}: {reason}", path.display())]
+    Target {
+        /// The file.
+        path: PathBuf,
+        /// What was found.
+        reason: String,
+    },
     /// There is no space left.
     #[error("no space left on the disk of {}", path.display())]
     DiskFull {
@@ -165,15 +176,22 @@ impl OpenError {
             _ => Self::Unusable { path, source },
         }
     }
-}
 
-impl OpenError {
     /// The error of an engine in `dir`: a full disk is told apart.
     pub(crate) fn engine(dir: impl Into<PathBuf>, error: EngineError) -> Self {
         let path = dir.into();
         match error.trouble {
             Trouble::NoSpace => Self::DiskFull { path },
             Trouble::Other => Self::Damaged { path, reason: error.text },
+        }
+    }
+
+    /// The error of an export to `file`: a full disk is told apart.
+    pub(crate) fn target(file: &Path, error: &EngineError) -> Self {
+        let path = file.to_owned();
+        match error.trouble {
+            Trouble::NoSpace => Self::DiskFull { path },
+            Trouble::Other => Self::Target { path, reason: error.text.clone() },
         }
     }
 }
@@ -185,7 +203,11 @@ impl From<OpenError> for Fatal {
             OpenError::InUse { .. } => Self::new(Exit::InUse, message)
                 .hint("stop the other process first, or choose another directory with --data-dir"),
             OpenError::Unusable { source, .. } => {
-                Self::new(Exit::DataDir, format!("{message}: {source}")).hint(advice(&source))
+                let exit = if is_disk_error(&source) { Exit::Disk } else { Exit::DataDir };
+                Self::new(exit, format!("{message}: {source}")).hint(advice(&source))
+            }
+            OpenError::Target { .. } => {
+                Self::new(Exit::Failed, message).hint("check the path, and that this user may write there")
             }
             OpenError::DiskFull { .. } => {
                 Self::new(Exit::Disk, message).hint("free some space and start again")
@@ -193,18 +215,25 @@ impl From<OpenError> for Fatal {
             OpenError::Filesystem { .. } => Self::new(Exit::DataDir, message).hint(
                 "choose a directory on a local disk with --data-dir, or take the risk with --allow-any-filesystem",
             ),
-            OpenError::Damaged { path, .. } => Self::new(Exit::Disk, message).hint(format!(
-                "nothing was deleted; move {} aside and start again with an empty store or a restored copy",
-                path.display()
-            )),
+            OpenError::Damaged { .. } => Self::new(Exit::Disk, message).hint(
+                "nothing was deleted; bring an export back with `store import --force`, or begin with an empty directory",
+            ),
             OpenError::NewerSchema { .. } => Self::new(Exit::DataDir, message)
                 .hint("start the newer version again; an older one would not understand its records"),
         }
     }
 }
 
+/// The disk did not do what it was told: EIO. The standard library has no kind for it.
+fn is_disk_error(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+}
+
 fn advice(source: &io::Error) -> &'static str {
     match source.kind() {
+        _ if is_disk_error(source) => {
+            "nothing was deleted; look at the kernel's log, the disk may be failing"
+        }
         io::ErrorKind::PermissionDenied => {
             "give the directory to the user this program runs as, or choose another with --data-dir"
         }
@@ -237,9 +266,17 @@ mod tests {
         let (exit, message) = fatal(OpenError::io("/data", io::ErrorKind::PermissionDenied.into()));
         assert_eq!(exit, Exit::DataDir);
         assert_eq!(message, "data directory cannot be used: /data: permission denied");
+        let (exit, message) = fatal(OpenError::io("/data", rustix::io::Errno::IO.into()));
+        assert_eq!(exit, Exit::Disk);
+        assert!(message.starts_with("data directory cannot be used: /data: "), "{message}");
         let (exit, message) = fatal(OpenError::io("/data", io::ErrorKind::StorageFull.into()));
         assert_eq!(exit, Exit::Disk);
         assert_eq!(message, "no space left on the disk of /data");
+        let (exit, message) =
+            fatal(OpenError::target(Path::new("/no/x"), &EngineError::other("export: no such file")));
+        assert_eq!((exit, message.as_str()), (Exit::Failed, "cannot write /no/x: export: no such file"));
+        let full = EngineError { trouble: Trouble::NoSpace, text: String::new() };
+        assert_eq!(fatal(OpenError::target(Path::new("/no/x"), &full)).0, Exit::Disk);
         let (exit, message) = fatal(OpenError::NewerSchema { path, found: 9, known: 1 });
         assert_eq!(exit, Exit::DataDir);
         assert_eq!(message, "store in /data has format 9, this version knows format 1");

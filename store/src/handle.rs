@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
@@ -22,7 +23,7 @@ use crate::{
     quarantine::{SetAside, Unreadable},
     record::Record,
     stall,
-    status::{Shared, StoreState, StoreStatus},
+    status::{Shared, StoreState, StoreStatus, panic_text},
     writer::{ExportAsk, Read, Request, Writer},
 };
 
@@ -57,8 +58,13 @@ impl Store {
         let (queue, requests) = sync_channel(QUEUE);
         let watched = stall::watch(shared.clone())?;
         let (end, ended) = sync_channel::<()>(1);
+        let panicked = shared.clone();
         std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || {
-            writer.run(&requests);
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| writer.run(&requests))) {
+                panicked.fail(format!("panic: {}", panic_text(panic.as_ref())));
+            }
+            // Whoever asks after the end hears that it is closed, not that it failed.
+            drop(requests);
             drop((lock, watched, end));
         })?;
         Ok(Self { inner: Arc::new(Inner { queue, ended: Mutex::new(Some(ended)), shared }) })

@@ -52,6 +52,18 @@ impl History {
         self.exports.first().map_or(0, |newest| newest.seq)
     }
 
+    /// The highest number that any name tells of. Unlike what is in the files it is not checked by anything.
+    pub(crate) fn named(&self) -> u64 {
+        let begun = self.redo.files.last().map_or(0, |(first, _)| first.saturating_sub(1));
+        self.exported().max(begun)
+    }
+
+    /// Whether there may have been writes after `last`, the last one that is known of: the mark, which said `noted`,
+    /// and the end of the log are both gone or damaged; or a name tells of later writes.
+    pub(crate) fn may_lack_more(&self, noted: u64, last: u64) -> bool {
+        (noted == 0 && !self.redo.end_is_known) || self.named() > last
+    }
+
     /// The number of the last write that must be in the engine if `known` was durable: the highest that the log and
     /// the good exports tell.
     pub(crate) fn top(&self, known: u64) -> u64 {

@@ -27,8 +27,9 @@
 //! **On disk.** `<dir>/lock` holds the pid of the owner, `<dir>/ballast` the space in reserve, `<dir>/db/` the engine's
 //! files and `mark`, which tells how far they were durable, `<dir>/redo/` our own log of the batches since the last
 //! exports, `<dir>/exports/` those. An engine that lost something or cannot be read is set aside as
-//! `<dir>/db.corrupt-<time>` and rebuilt from the newest good export and the log of batches; if that leaves a gap, the
-//! store says so ([`StoreStatus::restored`]) until [`Store::accept_restored`]. Each value is a record in an envelope with
+//! `<dir>/db.corrupt-<time>` and rebuilt from the newest good export and the log of batches; if that leaves a gap, or
+//! nothing is left that tells which write was the last, the store says so ([`StoreStatus::restored`]) until
+//! [`Store::accept_restored`]. Each value is a record in an envelope with
 //! a checksum that covers its key. A record that does not check out is never returned: it is moved under `q/` and
 //! counted, as is one that its reader gives to [`Store::set_aside`]. `m/schema` holds the version of all this (a newer one
 //! is refused), `m/seq` the number of the last write, `m/restored` that there may be a gap; both prefixes are the

@@ -146,7 +146,7 @@ fn replace(
     layout: &Layout,
     history: &History,
     top: u64,
-    reason: String,
+    mut reason: String,
     options: &Options,
 ) -> Result<(), OpenError> {
     let damaged = |reason| OpenError::Damaged { path: layout.engine(), reason };
@@ -165,6 +165,10 @@ fn replace(
             return Err(damaged(reason));
         }
     };
+    if truth.whole && history.may_lack_more(mark::read(&layout.engine()), top) {
+        truth.whole = false;
+        reason.push_str("; nothing tells which write was the last");
+    }
     let mut number = top;
     if truth.whole {
         tracing::warn!(%reason, "store is damaged: rebuilt from export and log, nothing is lost");
@@ -172,7 +176,7 @@ fn replace(
         tracing::error!(%reason, "store is damaged: rebuilt from what there is, writes may be missing");
         // A number of its own: it is another state than the one that had this number, and no export or batch that is
         // still around may be taken for its past.
-        number = top.saturating_add(1);
+        number = top.max(history.named()).saturating_add(1);
         let restored = Restored {
             at: wall_now(),
             export: truth

@@ -14,6 +14,7 @@ use std::{
 };
 
 use nebula_core::clock::Clock;
+use rustix::io::Errno;
 
 use crate::{
     engine::{Engine, EngineError, Entries, Writes},
@@ -32,6 +33,10 @@ const LOG_FILE: &str = "db";
 const CONFIG_FILE: &str = "conf";
 /// A snapshot that was being written: sled would take a torn one for the newest.
 const TORN_SNAPSHOT: (&str, &str) = ("snap.", ".generating");
+
+/// What the operating system says when it has no more files or memory to give.
+const SHORTAGES: [Option<i32>; 3] =
+    [Some(Errno::MFILE.raw_os_error()), Some(Errno::NFILE.raw_os_error()), Some(Errno::NOMEM.raw_os_error())];
 
 pub(crate) struct SledEngine {
     db: sled::Db,
@@ -146,6 +151,8 @@ fn is_lock_error(error: &sled::Error) -> bool {
 fn classify(dir: &Path, error: sled::Error) -> OpenError {
     let damaged = |reason: String| OpenError::Damaged { path: dir.to_owned(), reason };
     match error {
+        // No file or memory to be had is nothing that the files suffer from.
+        sled::Error::Io(error) if SHORTAGES.contains(&error.raw_os_error()) => OpenError::io(dir, error),
         sled::Error::Io(error) => match error.kind() {
             io::ErrorKind::StorageFull
             | io::ErrorKind::QuotaExceeded

@@ -3,7 +3,7 @@
 use std::{io, path::Path};
 
 use crate::{
-    engine::{Engine, Exports},
+    engine::{Engine, EngineError, Exports},
     error::OpenError,
     exports::file,
     history::History,
@@ -55,17 +55,23 @@ pub fn export_dir(dir: &Path, file: &Path) -> Result<ExportInfo, OpenError> {
     let options =
         Options { on_damage: OnDamage::Refuse, compact_above_bytes: u64::MAX, ..Options::default() };
     let mut engine = open::open_engine(dir, &options)?.engine;
-    let finish =
-        engine.begin_export(Some(file.to_owned())).map_err(|error| OpenError::engine(file, error))?;
-    finish().map_err(|error| OpenError::io(file, error))
+    let finish = engine.begin_export(Some(file.to_owned()));
+    let finished = finish.and_then(|finish| finish().map_err(|error| EngineError::io("export", &error)));
+    finished.map_err(|error| OpenError::target(file, &error))
 }
 
 /// The directory of a store, locked. One that holds none is left as it is.
 fn existing(dir: &Path) -> Result<(Layout, DirLock), OpenError> {
     let layout = Layout::new(dir);
-    let parts = [layout.engine(), layout.rebuilt(), layout.compacted(), layout.exports()];
-    if !parts.iter().any(|part| part.exists()) {
-        return Err(OpenError::io(layout.engine(), io::ErrorKind::NotFound.into()));
+    let parts = [layout.engine(), layout.rebuilt(), layout.compacted(), layout.redo(), layout.exports()];
+    let mut any = false;
+    for part in parts {
+        // One that must not be looked at is not missing.
+        any |= part.try_exists().map_err(|error| OpenError::io(part, error))?;
+    }
+    if !any {
+        let nothing = io::Error::new(io::ErrorKind::NotFound, "there is no store");
+        return Err(OpenError::io(dir, nothing));
     }
     let lock = lock::acquire(dir)?;
     Ok((layout, lock))

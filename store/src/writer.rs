@@ -242,7 +242,14 @@ impl<E: Exports> Writer<E> {
     }
 
     fn open(&mut self) -> Event {
+        self.shared.enter();
+        // An export of the engine before removes files when it is finished, which must not happen under the next one.
+        let export = self.exporting.wait();
         let opened = catch_unwind(AssertUnwindSafe(|| (self.reopen)()));
+        self.shared.leave();
+        if let Some(ended) = export {
+            self.end_export(ended);
+        }
         match opened {
             Ok(Ok(opened)) => self.take_up(opened).map_or_else(Event::from, |()| Event::Opened),
             Ok(Err(error @ OpenError::DiskFull { .. })) => Event::Full(error.to_string()),

@@ -213,6 +213,48 @@ async fn a_store_that_lacks_something_says_so_until_that_is_accepted() {
 }
 
 #[tokio::test]
+async fn a_rebuild_that_nothing_vouches_for_is_never_called_whole() {
+    // The engine goes with its mark, and what else could tell of the last ten writes is damaged.
+    for what in ["no log", "the log's last batch is cut", "a start later, the log before it is gone"] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        put(&store, 0..10).await;
+        store.export_now(None).await.unwrap();
+        put(&store, 10..20).await;
+        store.close();
+        if what.starts_with("a start") {
+            open(dir.path()).close();
+        }
+        let mut logs = files(&dir.path().join("redo"), ".redo");
+        let last = logs.pop().unwrap();
+        let bytes = fs::read(&last).unwrap();
+        match what {
+            "no log" => fs::remove_dir_all(dir.path().join("redo")).unwrap(),
+            "the log's last batch is cut" => fs::write(&last, &bytes[..bytes.len() - 3]).unwrap(),
+            _ => logs.iter().for_each(|log| fs::remove_file(log).unwrap()),
+        }
+        fs::remove_dir_all(dir.path().join("db")).unwrap();
+        for _ in 0..2 {
+            let store = open(dir.path());
+            let restored = store.status().restored;
+            assert!(restored.is_some_and(|restored| restored.why.contains("missing")), "{what}");
+            assert!(store.scan(b"n/".to_vec()).await.unwrap().len() >= 10, "{what}");
+            put(&store, 30..31).await;
+            store.close();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_target_that_cannot_be_written_is_not_a_damaged_store() {
+    let dir = tempfile::tempdir().unwrap();
+    open(dir.path()).close();
+    let refused = export_dir(dir.path(), &dir.path().join("missing/file")).unwrap_err();
+    assert!(matches!(refused, OpenError::Target { .. }), "{refused}");
+    verify_store(dir.path()).unwrap();
+}
+
+#[tokio::test]
 async fn a_large_engine_is_compacted_at_a_start() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
@@ -236,7 +278,10 @@ async fn a_large_engine_is_compacted_at_a_start() {
 fn where_there_is_no_store_none_is_made() {
     let dir = tempfile::tempdir().unwrap();
     for missing in [dir.path().to_owned(), dir.path().join("missing")] {
-        assert!(matches!(verify_store(&missing), Err(OpenError::Unusable { .. })));
+        let nothing = verify_store(&missing).unwrap_err();
+        assert!(
+            matches!(&nothing, OpenError::Unusable { source, .. } if source.to_string() == "there is no store")
+        );
         let refused = export_dir(&missing, &dir.path().join("file"));
         assert!(matches!(refused, Err(OpenError::Unusable { .. })));
     }

@@ -237,7 +237,7 @@ async fn an_import_is_whole_or_did_not_happen_after_kill_9() {
             said.is_empty() || [last, (last + 1) % 3].contains(&u64::from(file)),
             "{what}: {file} after {last}"
         );
-        assert_eq!(store.status().restored, None, "{what}");
+        assert!(store.status().restored.is_some(), "{what}: an import has to be accepted");
         store.close();
         turns += said.len();
         let paths = target.read_dir().unwrap().map(|entry| entry.unwrap().path());

@@ -239,7 +239,7 @@ fn a_damaged_engine_is_named_and_nothing_is_deleted() {
     let fatal = Fatal::from(error);
     assert_eq!(fatal.exit, Exit::Disk);
     let engine = dir.path().join("db").display().to_string();
-    assert!(fatal.message.contains(&engine) && fatal.hint.unwrap().contains(&engine));
+    assert!(fatal.message.contains(&engine) && fatal.hint.unwrap().contains("store import --force"));
     assert!(snapshot.exists());
     assert!(dir.path().join("db/db").exists());
     // The lock is free again.

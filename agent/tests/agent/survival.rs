@@ -87,10 +87,27 @@ async fn what_no_record_speaks_of_is_removed() {
     node.api.start_runtime(start.clone()).await.expect("accepted");
     node.until(&start.deployment_id, "running").await;
     node.crash().await;
-    std::fs::remove_dir_all(home.data().join("db")).expect("the store is lost");
+    for lost in ["db", "redo", "exports"] {
+        std::fs::remove_dir_all(home.data().join(lost)).expect("the store is lost");
+    }
     let node = Node::start(&home, nebulad.addr, &[]).await;
     assert!(processes_of(&start.replica_id).is_empty());
     assert!(node.deployment(&start.deployment_id).await.is_none());
+}
+
+#[tokio::test]
+async fn a_store_that_can_be_rebuilt_loses_no_runtime() {
+    let (home, nebulad) = (Home::new(), Nebulad::start().await);
+    let mut node = Node::start(&home, nebulad.addr, &[]).await;
+    let start = sim("demo");
+    node.api.start_runtime(start.clone()).await.expect("accepted");
+    let before = node.until(&start.deployment_id, "running").await;
+    node.crash().await;
+    std::fs::remove_dir_all(home.data().join("db")).expect("the engine is lost");
+    let node = Node::start(&home, nebulad.addr, &[]).await;
+    let after = node.until(&start.deployment_id, "running").await;
+    assert_eq!(after.container_id, before.container_id);
+    assert_eq!(processes_of(&start.replica_id).len(), 1);
 }
 
 #[tokio::test]

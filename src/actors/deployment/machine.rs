@@ -152,6 +152,8 @@ pub struct Machine {
     /// What this incarnation last told a replica's node, and after which of its reports: older reports cannot
     /// know of it yet.
     told: BTreeMap<ReplicaId, (Told, u64)>,
+    /// Strangers that their node was told to delete, and the report that had them.
+    dismissed: BTreeMap<(NodeId, ReplicaId), u64>,
     published: Option<RouteSpec>,
     retrying: bool,
     finished: bool,
@@ -167,6 +169,7 @@ impl Machine {
             nodes: BTreeMap::new(),
             placing: BTreeSet::new(),
             told: BTreeMap::new(),
+            dismissed: BTreeMap::new(),
             published: None,
             retrying: false,
             finished: false,
@@ -357,6 +360,7 @@ impl Machine {
         if self.nodes.insert(id, facts).is_some_and(|old| old.report_seq > newer) {
             // The session counts its reports anew.
             self.told.clear();
+            self.dismissed.clear();
         }
     }
 

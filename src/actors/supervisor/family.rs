@@ -124,9 +124,16 @@ impl Family {
         });
     }
 
+    /// Whether there is a reason to build a child anew: it is down, or messages are set aside for it. None when there
+    /// is no such child.
+    #[must_use]
+    pub fn may_renew(&self, id: &str) -> Option<bool> {
+        let down = self.state().machine.is_down(id)?;
+        Some(down || !self.inner.tree.poison().list(Some(&self.child_path(id))).is_empty())
+    }
+
     /// Builds a child anew that is down, or for which messages are set aside; these are delivered again. Answers
     /// whether it does: none when there is no such child, false when there is no reason to.
-    #[must_use]
     pub fn renew(&self, id: &str) -> Option<bool> {
         let down = self.state().machine.is_down(id)?;
         let released = self.cell(id).is_some_and(|cell| cell.release() > 0);

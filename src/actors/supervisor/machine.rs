@@ -338,4 +338,6 @@ impl Machine {
 }
 
 #[cfg(test)]
+mod limits_tests;
+#[cfg(test)]
 mod tests;

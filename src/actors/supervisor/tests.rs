@@ -246,6 +246,27 @@ fn an_actor_that_has_done_its_work_is_gone() {
 }
 
 #[test]
+fn one_that_finds_nothing_left_to_do_when_it_is_built_is_gone() {
+    in_the_actors_world(Strategy::OneForOne, |world| async move {
+        let tries = Arc::new(AtomicU32::new(0));
+        let counted = tries.clone();
+        let spec = ChildSpec::new("a", "counter", Restart::Transient, move |birth: Birth| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            async move {
+                let Birth { mut watch, .. } = birth;
+                watch.finishes();
+                Ok(())
+            }
+        });
+        let never_ran = world.family.start(spec).await;
+        assert!(never_ran.is_err(), "it does not run");
+        world.until("a", None).await;
+        tokio::time::sleep(INTENSITY_WINDOW).await;
+        assert_eq!((tries.load(Ordering::SeqCst), world.life("a")), (1, None));
+    });
+}
+
+#[test]
 fn a_child_that_cannot_be_built_is_tried_again_and_ends_crashed() {
     in_the_actors_world(Strategy::OneForOne, |world| async move {
         let tries = Arc::new(AtomicU32::new(0));

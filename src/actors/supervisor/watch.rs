@@ -72,9 +72,11 @@ impl Drop for DeathWatch {
         };
         match &mut self.above {
             Above::Nobody(tree) => tree.escalate("the root of all actors fell".to_owned()),
-            // One that never ran is reported by whoever built it, with the error.
+            // One that never ran is reported by whoever built it, with the error, unless there was nothing to run for.
             Above::Family(_, _, incarnation)
-                if self.cell.life() == Life::Starting && self.cell.incarnation() == *incarnation => {}
+                if exit != Exit::Finished
+                    && self.cell.life() == Life::Starting
+                    && self.cell.incarnation() == *incarnation => {}
             Above::Family(family, id, incarnation) => {
                 family.report(Event::Exited { id: std::mem::take(id), incarnation: *incarnation, exit });
             }

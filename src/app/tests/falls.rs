@@ -256,6 +256,24 @@ fn victim(world: &World) -> String {
     deployment::path(world.system.find_deployment("victim").expect("known"))
 }
 
+#[test]
+fn a_deployment_that_falls_when_its_deletion_is_durable_is_gone_all_the_same() {
+    actix_rt::System::new().block_on(async {
+        let world = World::new().await;
+        let id = world.create("brief", 0).await.expect("created");
+        let path = deployment::path(id);
+        let there = || world.system.tree.cell(&path);
+        world.until("it runs", || there().is_some_and(|cell| cell.life() == Life::Running)).await;
+        let cell = there().expect("it runs");
+        cell.set_failpoint(Failpoint::panic(Kind::Future));
+        let fell = world.system.want("brief", Intent::Delete, Origin::nebulad()).await.expect_err("it fell");
+        assert_eq!(fell.class, ErrorClass::Restarting);
+        assert!(!cell.failpoint_is_set(), "it fell after the commit");
+        assert_eq!(world.store.deployment(id).await.expect("read"), None, "the deletion is durable");
+        world.until("it is gone", || there().is_none()).await;
+    });
+}
+
 macro_rules! falls {
     ($($name:ident: $path:expr, $kind:ident;)*) => {
         $(#[test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::world::World;
 use crate::actors::catalog;
 use crate::actors::failpoint::Failpoint;
+use crate::actors::journal::Filter;
 use crate::actors::tree::{Kind, Life};
 use crate::domain::error::ErrorClass;
 use crate::domain::event::Origin;
@@ -54,8 +55,11 @@ fn a_clients_poison_is_refused_kept_over_a_restart_and_released_by_an_operator()
         while !world.store.poison().await.expect("read").is_empty() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
+        let restarts = Filter { kind: "audit.actor.restart".to_owned(), ..Filter::default() };
         let again =
             world.system.restart_actor(catalog::PATH, Origin::nebulad()).await.expect_err("no reason");
         assert_eq!(again.class, ErrorClass::Conflict);
+        let told = world.system.journal.page(0, 10, &restarts).await.expect("read");
+        assert_eq!(told.events.len(), 1, "the one that was refused left no line: {told:?}");
     });
 }

@@ -19,6 +19,8 @@ pub(crate) struct Survey {
     pub(crate) flaws: Vec<String>,
     /// Bytes in all files.
     pub(crate) bytes: u64,
+    /// There is a last file, and it holds batches and nothing else: no batch came after it.
+    pub(crate) end_is_known: bool,
     numbers: Ranges,
 }
 
@@ -32,6 +34,7 @@ impl Survey {
             let bytes = match std::fs::read(&path) {
                 Ok(bytes) => bytes,
                 Err(error) => {
+                    survey.end_is_known = false;
                     survey.flaws.push(format!("{name}: {error}"));
                     continue;
                 }
@@ -39,6 +42,7 @@ impl Survey {
             survey.bytes = survey.bytes.saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
             let mut frames = frames_in(&bytes);
             frames.by_ref().for_each(|frame| survey.numbers.add(frame.seq));
+            survey.end_is_known = frames.skipped == 0;
             if frames.skipped > 0 {
                 survey.flaws.push(format!("{name}: {} bytes are no batches", frames.skipped));
             }

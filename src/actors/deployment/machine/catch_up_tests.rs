@@ -74,3 +74,15 @@ fn a_silent_node_and_an_older_report_teach_nothing() {
     machine.step(Event::Node(facts("b", 2, vec![reported(0, 9, ReportedStatus::Running)])));
     assert_eq!(machine.deployment().generation, Generation(1));
 }
+
+#[test]
+fn a_stranger_is_dismissed_once_for_each_report_that_has_it() {
+    let mut machine = started(deployment(vec![running(0, "a")]));
+    let with_stranger = |seq| {
+        let both = vec![reported(0, 1, ReportedStatus::Running), reported(9, 1, ReportedStatus::Running)];
+        Event::Node(facts("a", seq, both))
+    };
+    assert_eq!(sent(&machine.step(with_stranger(1))).len(), 1);
+    assert_eq!(sent(&machine.step(with_stranger(1))).len(), 0, "the same report, looked at again");
+    assert_eq!(sent(&machine.step(with_stranger(2))).len(), 1, "it is still there");
+}

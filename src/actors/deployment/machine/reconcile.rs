@@ -124,8 +124,10 @@ impl Machine {
         }
     }
 
-    /// Replicas that their nodes report and that this deployment does not have there.
+    /// Replicas that their nodes report and that this deployment does not have there: each is deleted once for each
+    /// report that has it. The same report may be looked at many times.
     fn dismiss_strangers(&mut self, effects: &mut Vec<Effect>) {
+        let mut strangers = Vec::new();
         for facts in self.nodes.values().filter(|facts| facts.availability != Availability::Offline) {
             for report in &facts.replicas {
                 let ours = self.dep.replicas.iter().any(|replica| {
@@ -134,13 +136,14 @@ impl Machine {
                 });
                 if !ours {
                     let generation = report.generation.max(self.dep.generation);
-                    effects.push(Effect::Send(
-                        facts.node_id.clone(),
-                        report.replica_id,
-                        generation,
-                        Action::Delete,
-                    ));
+                    strangers.push((facts.node_id.clone(), report.replica_id, generation, facts.report_seq));
                 }
+            }
+        }
+        self.dismissed.retain(|(node, id), _| strangers.iter().any(|(n, i, ..)| (n, i) == (node, id)));
+        for (node, id, generation, report_seq) in strangers {
+            if self.dismissed.insert((node.clone(), id), report_seq) != Some(report_seq) {
+                effects.push(Effect::Send(node, id, generation, Action::Delete));
             }
         }
     }

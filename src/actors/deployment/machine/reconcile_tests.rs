@@ -229,6 +229,20 @@ fn a_delete_waits_for_a_node_that_has_not_spoken_since() {
 }
 
 #[test]
+fn what_is_to_go_is_there_as_long_as_its_node_reports_it_of_whatever_generation() {
+    for (intent, command) in
+        [(Intent::Stop, "stop"), (Intent::Scale(0), "delete"), (Intent::Delete, "delete")]
+    {
+        let mut machine = known(one(), 1, ReportedStatus::Running);
+        intend(&mut machine, Intent::Restart);
+        assert_eq!(told(&intend(&mut machine, intent)), [command]);
+        let effects = machine.step(still(2, ReportedStatus::Running));
+        assert_eq!((told(&effects), released(&effects)), (vec![command], vec![]));
+        assert_eq!(replica(&machine, 0).phase, Phase::Stopping, "{command}");
+    }
+}
+
+#[test]
 fn a_stop_after_a_start_and_a_delete_after_a_stop_are_news() {
     let mut machine = known(one(), 1, ReportedStatus::Running);
     assert_eq!(told(&intend(&mut machine, Intent::Restart)), ["start"]);

@@ -161,6 +161,9 @@ fn what_was_not_said_yet_is_overtaken_by_what_is_not_older() {
             command(2, replica(1), 1, access("y")),
             true,
         ),
+        ("a new start", command(1, replica(1), 1, access("x")), command(2, replica(1), 2, start("a")), true),
+        ("a start", command(1, replica(1), 1, access("x")), command(2, replica(1), 1, start("a")), false),
+        ("up again", command(1, replica(1), 1, Action::Stop), command(2, replica(1), 1, start("a")), true),
     ] {
         let mut machine = empty();
         enqueue(&mut machine, waits);
@@ -248,6 +251,15 @@ fn a_refused_start_is_told_to_its_deployment_and_other_refusals_are_only_forgott
     assert_eq!(reject(&mut machine, 2), [gone(2), told]);
     assert_eq!(reject(&mut machine, 2), [], "it is known already");
     assert_eq!(machine.waiting(), 1);
+}
+
+#[test]
+fn credentials_that_a_restart_left_behind_may_have_been_said_and_are_neither_called_nor_forgotten() {
+    let mut machine = Machine::load(node(), vec![command(1, replica(1), 1, access("x"))]);
+    assert_eq!(called(&machine.call_all()), []);
+    let newer = command(2, replica(1), 1, access("y"));
+    assert_eq!(enqueue(&mut machine, newer.clone()), [kept(&newer), Effect::Reply(ReplyTo(7), Ok(()))]);
+    assert_eq!(heartbeat(&mut machine), [id(1), id(2)]);
 }
 
 #[test]

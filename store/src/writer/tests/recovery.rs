@@ -282,3 +282,57 @@ async fn nobody_waits_for_an_engine_that_does_not_come_back() {
     store.close();
     open_gate.send(()).unwrap();
 }
+
+#[tokio::test]
+async fn an_export_ends_before_the_next_engine_is_opened() {
+    let fake = Fake::default();
+    let mut writer = writer(&fake);
+    let (open_gate, gate) = sync_channel(1);
+    fake.with(|state| state.export_gate = Some(gate));
+    let mut group = Group::default();
+    let mut export = export(&mut group, None);
+    writer.serve(group);
+    writer.tend();
+    fake.with(|state| state.sync_fails = Some(Trouble::NoSpace));
+    assert_eq!(commit_now(&mut writer, put(1)), Err(CommitError::Failed));
+    let shared = writer.shared.clone();
+    let reopens = std::thread::spawn(move || writer.tend());
+    tokio::time::timeout(Duration::from_secs(30), async {
+        while shared.step().is_multiple_of(2) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .expect("waiting for the export is watched like any other step");
+    assert_eq!((fake.with(|state| state.opens), export.try_recv().is_err()), (0, true));
+    open_gate.send(()).unwrap();
+    reopens.join().unwrap();
+    assert_eq!((shared.state(), fake.with(|state| state.opens)), (StoreState::Ok, 1));
+    assert!(export.await.unwrap().is_ok());
+    assert_eq!(fake.with(|state| state.exported), 0, "it was of the engine before");
+}
+
+#[tokio::test]
+async fn a_panic_of_the_thread_itself_ends_the_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let fake = Fake::default();
+    let ballast = Ballast::find(dir.path(), 0, 0);
+    let mut looks = 0;
+    let probe = Box::new(move || {
+        looks += 1;
+        assert!(looks == 1, "as told");
+        Ok(crate::disk::Space { free: 500 * GIB, total: 1000 * GIB })
+    });
+    let start = Start { disk: crate::disk::Disk::new(probe, ballast), ..start(&fake) };
+    let store = store(start, dir.path());
+    tokio::time::timeout(Duration::from_secs(30), async {
+        while store.status().state != StoreState::Failed {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .unwrap();
+    assert_eq!(store.status().failed.as_deref(), Some("panic: as told"));
+    assert_eq!(store.commit(put(1)).await, Err(CommitError::Failed));
+    store.close();
+}
