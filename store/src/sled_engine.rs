@@ -41,6 +41,21 @@ const SHORTAGES: [Option<i32>; 3] =
 pub(crate) struct SledEngine {
     db: sled::Db,
     log: File,
+    /// Dropped after `db`, as fields go in their order.
+    _last: LastHandle,
+}
+
+/// sled syncs once more when its last handle goes, and panics if that fails. What was acknowledged was synced by us
+/// before, so there is nothing to be told but the failure.
+struct LastHandle(Option<sled::Db>);
+
+impl Drop for LastHandle {
+    fn drop(&mut self) {
+        let db = self.0.take();
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(db))) {
+            tracing::error!(error = panic_text(panic.as_ref()), "engine not closed in order");
+        }
+    }
 }
 
 impl SledEngine {
@@ -55,7 +70,8 @@ impl SledEngine {
         for path in [dir.join(CONFIG_FILE), dir.join(LOG_FILE), dir.to_owned()] {
             File::open(&path).and_then(|file| file.sync_all()).map_err(|error| OpenError::io(path, error))?;
         }
-        Ok(Self { db, log })
+        let _last = LastHandle(Some(db.clone()));
+        Ok(Self { db, log, _last })
     }
 }
 

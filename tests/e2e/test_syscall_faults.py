@@ -32,6 +32,8 @@ COMMAND_SECONDS = 30
 KILLED = -9
 # Stopped in order, directory cannot be used, disk error.
 ORDERLY = (0, 73, 74)
+# A file outside of the data directory could not be written.
+FAILED = 1
 SCRIPT = ("create", "create", "scale", "create", "stop", "start", "rotate_token", "restart", "delete", "create")
 
 
@@ -296,7 +298,7 @@ def test_an_export(sweep, served):
         run.inherit(served)
         process = run.store("export", run.backup, place=place, fault=fault)
         calls = run.calls(process)
-        run.assert_orderly(process)
+        run.assert_orderly(process, (*ORDERLY, FAILED))
         if process.popen.returncode == 0:
             assert run.backup.exists(), "it says that it has exported"
         # A part of an export never stands under its name.
