@@ -149,8 +149,9 @@ class Run:
             if not change.acknowledged:
                 continue
             assert not any(time < change.sent for time in broken), f"{change} after a sync that failed"
-            # When there was no room the store is opened again, and its log then goes on in another file.
-            if change.sent < failed or not syncs or not syncs[0].path.endswith(".redo"):
+            # When there was no room the store is opened again, and its log then goes on in another file, in which a
+            # change that was tried again may have its sync.
+            if change.answered < failed or not syncs or not syncs[0].path.endswith(".redo"):
                 # A part of its own work may fail after the answer has been decided.
                 assert any(change.sent < time < change.answered for time in good), f"{change} without a sync"
 
