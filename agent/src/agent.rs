@@ -115,5 +115,6 @@ pub(crate) fn report(snapshot: &Arc<Snapshot>) -> AgentDeploymentStatus {
         exit_code: view.exit_code,
         progress_percent: 0.0,
         progress_message: String::new(),
+        out_of_memory: false,
     }
 }

@@ -20,6 +20,7 @@ mod grpc;
 mod host;
 mod metrics;
 mod ports;
+mod progress;
 mod proxy;
 mod registrar;
 #[doc(hidden)]

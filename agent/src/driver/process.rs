@@ -150,7 +150,7 @@ pub(crate) async fn watch(mut watched: Watched, replica: ReplicaId, log: Arc<Log
         log.cut();
         log.last_words(LAST_LINES, LAST_BYTES)
     });
-    Ended { code, signal, output: output.await.unwrap_or_default(), port_taken: false }
+    Ended { code, signal, output: output.await.unwrap_or_default(), ..Ended::default() }
 }
 
 #[cfg(test)]

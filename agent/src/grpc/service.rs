@@ -244,10 +244,10 @@ impl AgentService for Service {
         &self,
         request: Request<GetDeploymentLogsRequest>,
     ) -> Result<Response<GetDeploymentLogsResponse>, Status> {
-        let GetDeploymentLogsRequest { deployment_id, tail, replica_id } = request.into_inner();
+        let GetDeploymentLogsRequest { deployment_id, tail, previous, replica_id } = request.into_inner();
         let (_, logs) = self.one(&deployment_id, &replica_id)?;
         let lines = lines(tail).unwrap_or(LOG_LINES);
-        let Some((_, log)) = logs.newest(false) else {
+        let Some((_, log)) = logs.newest(previous) else {
             return Ok(Response::new(GetDeploymentLogsResponse { logs: String::new() }));
         };
         let (bytes, _) = logs::blocking(move || log.tail(lines, LOG_BYTES)).await?;

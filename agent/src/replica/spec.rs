@@ -61,13 +61,49 @@ pub struct ProcessRef {
     pub boot: [u8; 16],
 }
 
-/// How a process ended.
+/// One container of the Docker Engine, by its id, which is never given twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ContainerRef(pub [u8; 32]);
+
+impl ContainerRef {
+    /// The id in hex, as the Engine takes it.
+    pub fn to_hex(self) -> String {
+        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// An id as the Engine writes it: 64 hex digits.
+    pub fn from_hex(text: &str) -> Option<Self> {
+        let mut id = [0; 32];
+        if text.len() != 2 * id.len() || !text.is_ascii() {
+            return None;
+        }
+        for (at, byte) in id.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(text.get(2 * at..2 * at + 2)?, 16).ok()?;
+        }
+        Some(Self(id))
+    }
+}
+
+/// What runs for a replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Instance {
+    /// A child process of an agent.
+    Process(ProcessRef),
+    /// A container.
+    Container(ContainerRef),
+}
+
+/// How a process or a container ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ended {
     /// Its exit code, if it exited by itself and somebody saw it.
     pub code: Option<i32>,
     /// The signal that killed it.
     pub signal: Option<i32>,
+    /// It was killed because it had no memory left.
+    pub out_of_memory: bool,
+    /// It went with the Docker Engine, or the Engine lost it: that says nothing about the runtime.
+    pub blameless: bool,
     /// The last lines that it wrote.
     pub output: String,
     /// By then somebody else listened on its port.

@@ -164,7 +164,7 @@ async fn logs_are_kept_and_followed() {
     let request = GetDeploymentLogsRequest {
         deployment_id: start.deployment_id.clone(),
         tail: 2,
-        replica_id: String::new(),
+        ..GetDeploymentLogsRequest::default()
     };
     assert_eq!(node.api.get_deployment_logs(request).await.expect("logs").into_inner().logs, "two\nthree\n");
     let failed = node.until(&start.deployment_id, "failed").await;

@@ -43,6 +43,27 @@ fn what_was_stopped_in_the_copy_and_started_later_is_wanted() {
 }
 
 #[test]
+fn what_one_node_teaches_the_other_nodes_may_have_known_too() {
+    for (status, phase, told) in [
+        (ReportedStatus::Stopped, Phase::Stopped, &[][..]),
+        (ReportedStatus::Failed, Phase::Stopped, &[]),
+        (ReportedStatus::Stopping, Phase::Stopping, &[]),
+        (ReportedStatus::Running, Phase::Stopping, &["stop"]),
+    ] {
+        let replicas = vec![running(0, "a"), running(1, "b")];
+        let mut machine = started(Deployment { desired: Desired::Stopped, ..deployment(replicas) });
+        machine.step(Event::Node(facts("a", 1, vec![reported(0, 5, ReportedStatus::Stopped)])));
+        assert_eq!((replica(&machine, 0).phase, replica(&machine, 1).phase), (Phase::Stopped, Phase::Stopping));
+        let effects = machine.step(Event::Node(facts("b", 1, vec![reported(1, 5, status)])));
+        let seen = replica(&machine, 1);
+        assert_eq!((seen.generation, seen.phase), (Generation(5), phase), "{status:?}");
+        let sent = sent(&effects);
+        assert!(sent.iter().all(|(node, _, generation, _)| node == "b" && *generation == 5), "{sent:?}");
+        assert_eq!(sent.iter().map(|(.., what)| *what).collect::<Vec<_>>(), told, "{status:?}");
+    }
+}
+
+#[test]
 fn a_deletion_is_told_with_a_number_that_counts() {
     let dep = Deployment { desired: Desired::Deleted, ..deployment(vec![running(0, "a")]) };
     let mut machine = started(dep);

@@ -8,13 +8,16 @@ const MESSAGE_BYTES_MAX: usize = 2_000;
 
 /// Takes what a node says of a replica into the picture.
 pub(super) fn observe(replica: &mut Replica, report: &ReplicaReport, desired: Desired) {
-    if report.generation != replica.generation {
+    let going = replica.leaving || desired != Desired::Running;
+    // A stop carries the deployment's generation, which may be newer than the replica's: so is then what answers it.
+    let newer = going && report.generation > replica.generation;
+    if report.generation != replica.generation && !newer {
         return;
     }
+    replica.generation = report.generation;
     replica.container_id.clone_from(&report.container_id);
     replica.port = report.port;
     replica.restarts = report.restarts;
-    let going = replica.leaving || desired != Desired::Running;
     replica.phase = match report.status {
         ReportedStatus::Stopped | ReportedStatus::Failed if going => Phase::Stopped,
         _ if going => Phase::Stopping,

@@ -166,6 +166,26 @@ fn a_stop_is_told_until_the_node_says_that_it_is_done() {
 }
 
 #[test]
+fn a_stop_that_carries_a_changed_spec_s_generation_is_believed_when_it_is_done() {
+    let mut machine = known(one(), 1, ReportedStatus::Running);
+    intend(&mut machine, Intent::Stop);
+    let spec = DeploymentSpec { args: vec!["--fast".to_owned()], ..machine.deployment().spec.clone() };
+    intend(&mut machine, Intent::Change(Box::new(spec)));
+    let effects = machine.step(still(2, ReportedStatus::Running));
+    assert_eq!(sent(&effects), [("a".to_owned(), replica_id(0), 2, "stop")], "the first one was lost");
+    for (seq, status, phase) in [
+        (3, ReportedStatus::Stopping, Phase::Stopping),
+        (4, ReportedStatus::Stopped, Phase::Stopped),
+    ] {
+        let effects = machine.step(Event::Node(facts("a", seq, vec![reported(0, 2, status)])));
+        assert_eq!(told(&effects), NOTHING, "{status:?}");
+        assert_eq!(replica(&machine, 0).phase, phase, "{status:?}");
+    }
+    let effects = intend(&mut machine, Intent::Start);
+    assert_eq!(sent(&effects), [("a".to_owned(), replica_id(0), 3, "start")]);
+}
+
+#[test]
 fn a_stop_is_told_again_after_a_restart_of_nebulad() {
     for (phase, again) in [
         (Phase::Stopping, true),
