@@ -6,6 +6,7 @@ pub mod deployment;
 pub mod error;
 pub mod event;
 pub mod idempotency;
+pub mod image;
 pub mod node;
 pub mod poison;
 pub mod report;

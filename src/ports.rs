@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::Stream;
@@ -11,6 +12,7 @@ use nebula_core::ids::{CommandId, DeploymentId, NodeId, ReplicaId};
 
 use crate::domain::command::Command;
 use crate::domain::deployment::{Deployment, Replica};
+use crate::domain::error::Error;
 use crate::domain::event::{JournalEvent, Ring};
 use crate::domain::idempotency::UsedKey;
 use crate::domain::node::Node;
@@ -136,10 +138,36 @@ pub struct LogQuery {
     pub previous: bool,
 }
 
+/// A command that is to run beside a replica's runtime.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExecQuery {
+    /// The deployment.
+    pub deployment: DeploymentId,
+    /// One of its replicas.
+    pub replica: ReplicaId,
+    /// The program and its arguments.
+    pub command: Vec<String>,
+    /// After this long it is killed.
+    pub timeout: Duration,
+}
+
+/// How such a command ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExecOutcome {
+    /// As shells count it.
+    pub exit_code: i32,
+    /// What it wrote, cut where it was too much.
+    pub stdout: String,
+    /// The same for its other output.
+    pub stderr: String,
+}
+
 /// The agents' API.
 pub trait AgentApi: Send + Sync + 'static {
     /// Hands a command over; Ok when the agent has accepted it.
     fn deliver(&self, agent: &HostPort, command: Command) -> BoxFuture<Result<(), AgentError>>;
     /// A replica's log.
     fn logs(&self, agent: &HostPort, query: LogQuery) -> BoxFuture<Result<ByteStream, AgentError>>;
+    /// Runs a command beside a replica's runtime and waits for its end. Dropping the future ends the command.
+    fn exec(&self, agent: &HostPort, query: ExecQuery) -> BoxFuture<Result<ExecOutcome, Error>>;
 }

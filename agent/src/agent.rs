@@ -4,11 +4,17 @@ use std::sync::Arc;
 
 use nebula_core::clock::{Clock, Tick};
 use nebula_core::ids::NodeId;
-use nebula_proto::{AgentDeploymentStatus, AgentHealthStatus, NodeCapabilities};
+use nebula_proto::{
+    AgentDeploymentStatus, AgentHealthStatus, AgentNodeStats, GetSystemInfoResponse, NodeCapabilities,
+};
 use nebula_store::Store;
 use tokio::sync::watch;
 
+use crate::driver::docker::{Docker, EngineStatus};
+use crate::gpu::{self, Gpus};
+use crate::health;
 use crate::host::Host;
+use crate::registrar::Heard;
 use crate::replica::declined::Declined;
 use crate::replica::machine::Status;
 use crate::replica::manager::{REPLICAS_MAX, Replicas};
@@ -18,11 +24,15 @@ use crate::replica::task::Snapshot;
 pub(crate) struct Agent {
     pub(crate) replicas: Replicas,
     pub(crate) host: Host,
+    pub(crate) docker: Docker,
+    pub(crate) gpus: Gpus,
     pub(crate) store: Store,
     pub(crate) clock: Clock,
     pub(crate) started: Tick,
     /// Runtimes whose program is here, as far as is known by now.
     pub(crate) supported: watch::Sender<Vec<String>>,
+    /// How the conversation with nebulad goes.
+    pub(crate) heard: Heard,
     /// The last registration; none before the first.
     pub(crate) registration: watch::Sender<Option<Registration>>,
 }
@@ -38,25 +48,44 @@ pub(crate) struct Registration {
 impl Agent {
     /// What this node offers.
     pub(crate) fn capabilities(&self) -> NodeCapabilities {
-        self.host.capabilities(self.supported.borrow().clone())
+        self.host.capabilities(self.supported.borrow().clone(), &self.gpus.inventory())
+    }
+
+    /// How busy this node is.
+    pub(crate) fn stats(&self) -> AgentNodeStats {
+        self.host.stats(&self.gpus.inventory())
+    }
+
+    /// What this machine is.
+    pub(crate) fn system_info(&self) -> GetSystemInfoResponse {
+        let docker_version = match self.docker.status() {
+            EngineStatus::Ready { version, .. } => version,
+            EngineStatus::Unknown | EngineStatus::Absent { .. } | EngineStatus::Unresponsive { .. } => String::new(),
+        };
+        self.host.info(docker_version, &self.gpus.inventory())
+    }
+
+    /// Lets the GPUs' figures tell this node's processes from those of others.
+    pub(crate) fn tell_gpus_whose_processes_are_ours(self: &Arc<Self>) {
+        let agent = Arc::downgrade(self);
+        self.gpus.set_ours(move |pids| {
+            let replicas = agent.upgrade().map(|agent| agent.replicas.list()).unwrap_or_default();
+            let ids: Vec<_> = replicas.iter().map(|replica| replica.replica).collect();
+            let container = |replica: &Arc<Snapshot>| Some(replica.view.instance?.container()?.to_hex());
+            let containers: Vec<_> = replicas.iter().filter_map(container).collect();
+            gpu::ours(pids, &ids, &containers)
+        });
     }
 
     /// How the agent feels.
     pub(crate) fn health(&self) -> AgentHealthStatus {
-        let store = self.store.status();
-        let mut issues = Vec::new();
-        let mut status = "healthy";
-        if store.set_aside > 0 {
-            status = "degraded";
-            issues.push(format!("{} damaged records were set aside", store.set_aside));
-        }
-        if let Some(reason) = store.failed {
-            status = "unhealthy";
-            issues.push(format!("the store has failed: {reason}"));
-        }
+        let issues = health::issues(self);
         let uptime = self.clock.now().since(self.started).as_secs();
-        let uptime_seconds = i64::try_from(uptime).unwrap_or(i64::MAX);
-        AgentHealthStatus { status: status.to_owned(), issues, uptime_seconds }
+        AgentHealthStatus {
+            status: health::status(&issues).to_owned(),
+            issues: issues.into_iter().map(|issue| issue.text).collect(),
+            uptime_seconds: i64::try_from(uptime).unwrap_or(i64::MAX),
+        }
     }
 
     /// What runs here, as nebulad hears it. A newer start that was declined stands for its replica: that is where
@@ -104,7 +133,7 @@ pub(crate) fn report(snapshot: &Arc<Snapshot>) -> AgentDeploymentStatus {
     AgentDeploymentStatus {
         deployment_id: snapshot.deployment.to_string(),
         status: view.status.as_str().to_owned(),
-        container_id: view.process.map(|process| process.pid.to_string()).unwrap_or_default(),
+        container_id: view.instance.map(crate::replica::spec::Instance::id).unwrap_or_default(),
         port: i32::from(view.port),
         model: snapshot.spec.model.clone(),
         runtime: snapshot.spec.runtime.as_str().to_owned(),
@@ -113,8 +142,8 @@ pub(crate) fn report(snapshot: &Arc<Snapshot>) -> AgentDeploymentStatus {
         replica_id: snapshot.replica.to_string(),
         restarts: i32::try_from(view.restarts).unwrap_or(i32::MAX),
         exit_code: view.exit_code,
-        progress_percent: 0.0,
-        progress_message: String::new(),
-        out_of_memory: false,
+        progress_percent: snapshot.progress.percent.unwrap_or_default(),
+        progress_message: snapshot.progress.message.clone(),
+        out_of_memory: view.out_of_memory,
     }
 }

@@ -1,6 +1,7 @@
 //! Joins the parts: the order in which they start, and the order in which they stop.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,24 +9,27 @@ use nebula_core::address::HostPort;
 use nebula_core::clock::Clock;
 use nebula_core::exit::{Exit, Fatal};
 use nebula_core::ids::NodeId;
-use nebula_core::runtime::RuntimeKind;
 use nebula_store::{OnDamage, Options, Store};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 use crate::agent::Agent;
 use crate::config::Config;
+use crate::driver::Drivers;
+use crate::driver::docker::{self, Docker};
+use crate::gpu::{self, Gpus};
 use crate::host::{self, Host};
+use crate::models::{self, Models};
 use crate::ports::Ports;
 use crate::proxy::table::Routes;
 use crate::registrar::commands::Commands;
-use crate::registrar::{Identity, Registrar};
+use crate::registrar::{Heard, Identity, Registrar};
 use crate::replica::machine::Policy;
 use crate::replica::manager::{Parts, Replicas};
 use crate::runtimes::{self, Tools};
 use crate::store::commands::Done;
 use crate::store::{self, StoreError};
-use crate::{grpc, metrics, proxy};
+use crate::{agent_id, grpc, metrics, offers, proxy};
 
 /// Memory for the store's pages.
 const STORE_CACHE_BYTES: u64 = 8 * 1024 * 1024;
@@ -33,8 +37,12 @@ const STORE_CACHE_BYTES: u64 = 8 * 1024 * 1024;
 const STORE_BALLAST_BYTES: u64 = 8 * 1024 * 1024;
 /// Where replicas have their directories, inside the data directory.
 const REPLICAS_DIR: &str = "replicas";
-/// How long looking for runtimes may take.
-const LOOK_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the first registration waits for a look at the GPUs.
+const GPU_LOOK_LIMIT: Duration = Duration::from_secs(5);
+/// Where models are kept unless the configuration says otherwise, inside the data directory.
+const MODELS_DIR: &str = "models";
+/// How long the agent's start waits for a first look at the GPUs.
+const FIRST_LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a part may take to stop once it was told to.
 const PART_GRACE: Duration = Duration::from_secs(7);
 
@@ -52,7 +60,8 @@ pub struct Running {
     stop_registrar: watch::Sender<bool>,
     grpc: JoinHandle<()>,
     registrar: JoinHandle<()>,
-    host: JoinHandle<()>,
+    /// What only looks: at the machine, at the Engine, at which runtimes are here.
+    lookers: [JoinHandle<()>; 3],
     servers: [actix_web::dev::ServerHandle; 2],
 }
 
@@ -79,14 +88,12 @@ struct Listeners {
 /// # Errors
 /// When the data directory or a port cannot be used.
 pub async fn start(config: Config) -> Result<Running, Fatal> {
-    for flag in &config.unused {
-        tracing::warn!(flag, "this version does not use the flag yet");
-    }
     let clock = Clock::start();
     let tools = Tools {
         sim_command: config.sim_command.clone(),
         python: config.python.clone(),
-        model_dir: config.model_dir.clone(),
+        model_dir: Some(model_dir(&config)),
+        fs_roots: config.model_roots.clone(),
     };
     let store = open_store(&config).await?;
     let listeners = Listeners {
@@ -94,36 +101,68 @@ pub async fn start(config: Config) -> Result<Running, Fatal> {
         proxy: listen(config.bind, config.proxy_port, "--proxy-port")?,
         metrics: listen(config.bind, config.metrics_port, "--metrics-port")?,
     };
+    let docker = docker(&config, clock)?;
+    let engine = tokio::spawn(docker.clone().run());
+    let gpus = Gpus::start(config.nvml_lib.clone());
+    let stored_id = store::node_id(&store).await.map_err(|error| unreadable(&config, &error))?;
+    if let Some(node_id) = config.node_id.as_ref().or(stored_id.as_ref()) {
+        docker.set_node_id(node_id.to_string());
+    }
     let routes = Arc::new(Routes::default());
     let changed = Arc::new(Notify::new());
-    let supported = watch::Sender::new(names(&runtimes::supported_at_a_glance()));
-    tokio::spawn(look_for_runtimes(tools.clone(), supported.clone(), Arc::clone(&changed)));
+    let supported = watch::Sender::new(offers::names(&runtimes::supported_at_a_glance(&tools, false)));
+    let offers = tokio::spawn(offers::follow(
+        tools.clone(),
+        docker.subscribe(),
+        supported.clone(),
+        Arc::clone(&changed),
+    ));
     let parts = Parts {
         store: store.clone(),
         routes: Arc::clone(&routes),
         changed: Arc::clone(&changed),
         ports: Ports::new(config.port_range.clone(), &config.data_dir),
         tools,
+        drivers: Drivers::new(docker.clone()),
+        models: Models::new(models::Settings::from_environment(
+            model_dir(&config),
+            config.model_roots.clone(),
+        )),
+        gpus: gpus.clone(),
+        node_driver: config.driver.into(),
         dir: config.data_dir.join(REPLICAS_DIR),
         clock,
         policy: policy(&config),
     };
+    // So that the first registration offers all, and replicas that are taken up find their GPUs.
+    gpus.first_look(FIRST_LOOK_TIMEOUT).await;
     let replicas = Replicas::load(parts).await.map_err(|error| unreadable(&config, &error))?;
-    let stored_id = store::node_id(&store).await.map_err(|error| unreadable(&config, &error))?;
     let done = Done::load(store.clone()).await.map_err(|error| unreadable(&config, &error))?;
     let agent = Arc::new(Agent {
         replicas: replicas.clone(),
         host: Host::new(),
+        docker,
+        gpus,
         store,
         clock,
         started: clock.now(),
         supported,
+        heard: Heard::default(),
         registration: watch::Sender::new(None),
+    });
+    agent.tell_gpus_whose_processes_are_ours();
+    let replicas_of_gpus = replicas.clone();
+    agent.gpus.set_ours(move |pids| {
+        let snapshots = replicas_of_gpus.list();
+        let known: Vec<_> = snapshots.iter().map(|snapshot| snapshot.replica).collect();
+        let instances = snapshots.iter().filter_map(|snapshot| snapshot.view.instance);
+        let containers: Vec<_> = instances.filter_map(|instance| Some(instance.container()?.to_hex())).collect();
+        gpu::ours(pids, &known, &containers)
     });
     let identity = identity(&config, stored_id, &listeners)?;
     let commands = Commands::new(replicas, done);
     let registrar = Registrar::new(Arc::clone(&agent), identity, commands, changed);
-    serve(&config, listeners, agent, routes, registrar)
+    serve(&config, listeners, agent, routes, registrar, [engine, offers])
 }
 
 fn serve(
@@ -132,6 +171,7 @@ fn serve(
     agent: Arc<Agent>,
     routes: Arc<Routes>,
     registrar: Registrar,
+    [engine, offers]: [JoinHandle<()>; 2],
 ) -> Result<Running, Fatal> {
     let (grpc_addr, proxy_addr, metrics_addr) =
         (local(&listeners.grpc)?, local(&listeners.proxy)?, local(&listeners.metrics)?);
@@ -156,7 +196,11 @@ fn serve(
     });
     let watching = Arc::clone(&agent);
     let host = tokio::spawn(async move { watching.host.watch().await });
-    let registrar = tokio::spawn(registrar.run(registrar_stopped, config.deregister_on_stop));
+    let (gpus, deregister) = (agent.gpus.clone(), config.deregister_on_stop);
+    let registrar = tokio::spawn(async move {
+        gpus.first_look(GPU_LOOK_LIMIT).await;
+        registrar.run(registrar_stopped, deregister).await;
+    });
     Ok(Running {
         grpc_addr,
         proxy_addr,
@@ -167,7 +211,7 @@ fn serve(
         stop_registrar,
         grpc,
         registrar,
-        host,
+        lookers: [host, engine, offers],
         servers,
     })
 }
@@ -234,7 +278,9 @@ impl Running {
         self.stop_registrar.send_replace(true);
         finish("registrar", self.registrar).await;
         finish("gRPC server", self.grpc).await;
-        self.host.abort();
+        for looker in &self.lookers {
+            looker.abort();
+        }
         for server in self.servers {
             // Requests in flight have their own, shorter limit.
             if tokio::time::timeout(PART_GRACE, server.stop(true)).await.is_err() {
@@ -296,22 +342,19 @@ fn local(listener: &TcpListener) -> Result<SocketAddr, Fatal> {
         .map_err(|error| Fatal::new(Exit::Failed, format!("listener has no address: {error}")))
 }
 
-/// Looks closer which runtimes are here, which may take some seconds, and tells nebulad when there are more.
-async fn look_for_runtimes(tools: Tools, supported: watch::Sender<Vec<String>>, changed: Arc<Notify>) {
-    let looking = tokio::task::spawn_blocking(move || runtimes::supported(&tools));
-    match tokio::time::timeout(LOOK_TIMEOUT, looking).await {
-        Ok(Ok(found)) => {
-            let found = names(&found);
-            if supported.send_if_modified(|known| std::mem::replace(known, found.clone()) != found) {
-                changed.notify_one();
-            }
-        }
-        Ok(Err(_)) | Err(_) => tracing::warn!("looking for runtimes took too long"),
-    }
+/// Where models are kept.
+fn model_dir(config: &Config) -> PathBuf {
+    config.model_dir.clone().unwrap_or_else(|| config.data_dir.join(MODELS_DIR))
 }
 
-fn names(runtimes: &[RuntimeKind]) -> Vec<String> {
-    runtimes.iter().map(|runtime| runtime.as_str().to_owned()).collect()
+/// The driver of containers, under this agent's own mark.
+fn docker(config: &Config, clock: Clock) -> Result<Docker, Fatal> {
+    let agent_id = agent_id::keep(&config.data_dir).map_err(|error| {
+        Fatal::new(Exit::DataDir, format!("the agent's id in {} cannot be kept: {error}", config.data_dir.display()))
+            .hint("check the directory's owner and its disk, or choose another --data-dir")
+    })?;
+    let (host, memory_limit) = (config.docker_host.clone(), config.container_memory);
+    Docker::new(docker::Settings { host, agent_id, memory_limit, clock })
 }
 
 fn policy(config: &Config) -> Policy {

@@ -50,12 +50,23 @@ pub struct Cli {
     /// How runtimes are run: auto, docker or process
     #[arg(long, env = "NEBULA_AGENT_DRIVER", default_value = "auto")]
     pub driver: String,
-    /// Address of the Docker Engine
+    /// Address of the Docker Engine: unix://, tcp:// or http:// [default: DOCKER_HOST, else unix:///var/run/docker.sock]
     #[arg(long, env = "NEBULA_AGENT_DOCKER_HOST", value_name = "URL")]
     pub docker_host: Option<String>,
-    /// Where runtimes keep the models that they fetch
+    /// Memory that one container may take, such as 512m or 80g [default: the machine's, less a tenth]
+    #[arg(long, env = "NEBULA_AGENT_CONTAINER_MEMORY", value_name = "SIZE")]
+    pub container_memory: Option<String>,
+    /// Where models are kept [default: models inside the data directory]
     #[arg(long, env = "NEBULA_AGENT_MODEL_DIR", value_name = "DIR")]
     pub model_dir: Option<PathBuf>,
+    /// A directory from which fs:// may name models; repeat it for more [default: any]
+    #[arg(
+        long = "model-root",
+        env = "NEBULA_AGENT_MODEL_ROOT",
+        value_name = "DIR",
+        value_delimiter = ','
+    )]
+    pub model_roots: Vec<PathBuf>,
     /// A label of this node; repeat it for more
     #[arg(long = "label", env = "NEBULA_AGENT_LABEL", value_name = "KEY=VALUE", value_delimiter = ',')]
     pub labels: Vec<String>,

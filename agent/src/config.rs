@@ -23,6 +23,9 @@ const LABELS_MAX: usize = 32;
 /// All labels together, in bytes: nebulad takes 5,000 for a whole registration.
 const LABELS_BYTES_MAX: usize = 3_000;
 
+/// The least that a container can be given, in bytes.
+const CONTAINER_MEMORY_MIN: u64 = 16 << 20;
+
 /// Everything the agent needs to know.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -46,8 +49,19 @@ pub struct Config {
     pub advertise_address: Option<HostPort>,
     /// Loopback ports for runtimes.
     pub port_range: RangeInclusive<u16>,
-    /// Where runtimes keep models; none: where they do by themselves.
+    /// How runtimes are run; none: as fits each.
+    pub driver: Option<Driver>,
+    /// Address of the Docker Engine; none: the usual one.
+    pub docker_host: Option<String>,
+    /// Memory that one container may take, in bytes; none: the machine's, less a tenth.
+    pub container_memory: Option<u64>,
+    /// NVIDIA's management library; none: the one that the system finds.
+    pub nvml_lib: Option<PathBuf>,
+    /// Where models are kept; none: inside the data directory, and runtimes that fetch models keep them where they
+    /// do by themselves.
     pub model_dir: Option<PathBuf>,
+    /// Directories from which `fs://` may name models; none: any.
+    pub model_roots: Vec<PathBuf>,
     /// What the node says of itself.
     pub labels: BTreeMap<String, String>,
     /// Token with which the node joins.
@@ -68,8 +82,6 @@ pub struct Config {
     pub log_level: LogLevel,
     /// The form of the log.
     pub log_format: LogFormat,
-    /// Flags that were given and that this version does not use yet.
-    pub unused: Vec<&'static str>,
 }
 
 /// The command line as a program of its own, for those who build a configuration from words.
@@ -106,7 +118,9 @@ impl Config {
         let advertise_address = wrong.take(cli.advertise_address.as_deref().map(address).transpose());
         let port_range = wrong.take(port_range(&cli.port_range));
         let labels = wrong.take(labels(&cli.labels));
-        wrong.take(driver(&cli.driver));
+        let driver = wrong.take(driver(&cli.driver));
+        let container_memory = wrong.take(cli.container_memory.as_deref().map(memory).transpose());
+        wrong.take(model_roots(&cli.model_roots));
         if !cli.bind.is_loopback() && !cli.insecure {
             wrong.add(Fatal::new(Exit::Config, format!("--bind {} would be without TLS", cli.bind)).hint(
                 "TLS is not built yet; bind to a loopback address, or accept plain text with --insecure",
@@ -119,8 +133,6 @@ impl Config {
             );
         }
         wrong.finish()?;
-        let given = [("--nvml-lib", cli.nvml_lib.is_some()), ("--docker-host", cli.docker_host.is_some())];
-        let unused = given.into_iter().filter(|(_, is_given)| *is_given).map(|(flag, _)| flag).collect();
         let (Some(control_plane), Some(node_id), Some(advertise_address), Some(port_range), Some(labels)) =
             (control_plane, node_id, advertise_address, port_range, labels)
         else {
@@ -137,7 +149,12 @@ impl Config {
             metrics_port: cli.metrics_port,
             advertise_address,
             port_range,
+            driver: driver.flatten(),
+            docker_host: cli.docker_host,
+            container_memory: container_memory.flatten(),
+            nvml_lib: cli.nvml_lib,
             model_dir: cli.model_dir,
+            model_roots: cli.model_roots,
             labels,
             join_token: cli.join_token.map(Secret::from_text),
             python: cli.python,
@@ -148,7 +165,6 @@ impl Config {
             sim_command,
             log_level: cli.log_level,
             log_format: cli.log_format,
-            unused,
         })
     }
 }
@@ -247,16 +263,40 @@ fn labels(texts: &[String]) -> Result<BTreeMap<String, String>, Fatal> {
     Ok(labels)
 }
 
-fn driver(text: &str) -> Result<(), Fatal> {
+/// None: as fits each runtime.
+fn driver(text: &str) -> Result<Option<Driver>, Fatal> {
     if text == "auto" {
-        return Ok(());
+        return Ok(None);
     }
-    match text.parse() {
-        Ok(Driver::Process) => Ok(()),
-        Ok(Driver::Docker) => Err(Fatal::new(Exit::Config, "the docker driver is not built yet")
-            .hint("--driver process runs runtimes as child processes")),
-        Err(error) => Err(Fatal::new(Exit::Config, format!("{error}, auto"))
-            .hint("--driver auto takes what the machine has")),
+    text.parse().map(Some).map_err(|error| {
+        Fatal::new(Exit::Config, format!("{error}, auto"))
+            .hint("--driver auto takes what the machine has")
+    })
+}
+
+/// A number of bytes: `1073741824`, `1024m`, `1g`, `1GiB`.
+fn memory(text: &str) -> Result<u64, Fatal> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match text[digits.len()..].to_ascii_lowercase().trim_end_matches("ib").trim_end_matches('b') {
+        "" => Some(1),
+        "k" => Some(1_u64 << 10),
+        "m" => Some(1 << 20),
+        "g" => Some(1 << 30),
+        "t" => Some(1 << 40),
+        _ => None,
+    };
+    let bytes = digits.parse::<u64>().ok().zip(unit).and_then(|(count, unit)| count.checked_mul(unit));
+    bytes.filter(|bytes| *bytes >= CONTAINER_MEMORY_MIN).ok_or_else(|| {
+        Fatal::new(Exit::Config, format!("\"{text}\" is no size of memory for a container"))
+            .hint("--container-memory takes at least 16m: 512m, 80g")
+    })
+}
+
+fn model_roots(roots: &[PathBuf]) -> Result<(), Fatal> {
+    match roots.iter().find(|root| !root.is_absolute()) {
+        None => Ok(()),
+        Some(root) => Err(Fatal::new(Exit::Config, format!("\"{}\" is no absolute path", root.display()))
+            .hint("--model-root takes a directory: /srv/models")),
     }
 }
 
@@ -290,13 +330,17 @@ mod tests {
         assert_eq!(config.control_plane.to_string(), "10.0.0.1:9090");
         assert_eq!(config.labels.get("rack").map(String::as_str), Some("b=c"));
         assert_eq!(config.stop_grace, Duration::from_millis(500));
-        assert!(config.unused.is_empty());
+        assert_eq!(config.driver, Some(Driver::Process));
+        assert_eq!(self::config("--driver docker").expect("valid").driver, Some(Driver::Docker));
     }
 
     #[test]
-    fn flags_without_effect_are_noted() {
-        let config = self::config("--nvml-lib /x.so --docker-host unix:///d.sock").expect("valid");
-        assert_eq!(config.unused, ["--nvml-lib", "--docker-host"]);
+    fn sizes_of_memory_are_read() {
+        for (text, bytes) in [("16777216", 16 << 20), ("64m", 64 << 20), ("2G", 2 << 30), ("1GiB", 1 << 30)] {
+            let config = config(&format!("--container-memory {text}")).expect("valid");
+            assert_eq!(config.container_memory, Some(bytes), "{text}");
+        }
+        assert_eq!(config("").expect("valid").container_memory, None);
     }
 
     #[test]
@@ -322,8 +366,11 @@ mod tests {
             ("--node-id a/b", "\"a/b\" is no node id"),
             ("--port-range 5-1", "\"5-1\" is no range of ports"),
             ("--label zone", "\"zone\" is no label"),
-            ("--driver docker", "the docker driver is not built yet"),
             ("--driver lxc", "unknown driver \"lxc\""),
+            ("--container-memory 1x", "\"1x\" is no size of memory"),
+            ("--container-memory 99999999999t", "is no size of memory"),
+            ("--container-memory 1k", "is no size of memory"),
+            ("--model-root models", "\"models\" is no absolute path"),
         ] {
             let fatal = config(words).expect_err(words);
             assert_eq!(fatal.exit, Exit::Config, "{words}");

@@ -1,7 +1,9 @@
 //! The agent's gRPC: AgentService, health and reflection.
 
 mod error;
+mod exec;
 mod logs;
+mod models;
 mod service;
 
 use std::net::TcpListener;
@@ -44,6 +46,7 @@ pub(crate) async fn serve(
             .with_service_name(SERVICE)
             .with_service_name("grpc.health.v1.Health")
     };
+    let service = Service::new(agent, stop.clone());
     let stopped = async move {
         // The sender only goes away with the agent.
         let _ = stop.wait_for(|stop| *stop).await;
@@ -55,7 +58,7 @@ pub(crate) async fn serve(
         .add_service(health_service)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
-        .add_service(AgentServiceServer::new(Service::new(agent)))
+        .add_service(AgentServiceServer::new(service))
         .serve_with_incoming_shutdown(incoming, stopped)
         .await?;
     Ok(())

@@ -12,13 +12,18 @@
 //! A runtime outlives an agent that dies: the next one takes it up and never starts it twice.
 
 mod agent;
+mod agent_id;
 mod app;
 mod cli;
 mod config;
 mod driver;
+mod gpu;
 mod grpc;
+mod health;
 mod host;
 mod metrics;
+mod models;
+mod offers;
 mod ports;
 mod progress;
 mod proxy;

@@ -2,7 +2,7 @@
 //!
 //! Agents of one machine begin their search at different places, so that they do not try for the same port at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -12,6 +12,9 @@ use nebula_core::ids::ReplicaId;
 
 use crate::driver::sockets::is_free;
 
+/// Ports that are passed over although they look free.
+const AVOIDED_MAX: usize = 64;
+
 /// The ports that are given out.
 #[derive(Debug)]
 pub(crate) struct Ports {
@@ -19,6 +22,8 @@ pub(crate) struct Ports {
     /// Where the search begins, within the range.
     begin: u16,
     owners: Mutex<BTreeMap<u16, ReplicaId>>,
+    /// Ports that look free and are not, the oldest first: whoever has them does not listen here.
+    avoided: Mutex<VecDeque<u16>>,
 }
 
 /// Every port is taken.
@@ -37,7 +42,7 @@ impl Ports {
         let count = u64::from(range.end().saturating_sub(*range.start())) + 1;
         let offset = u16::try_from(hasher.finish() % count).unwrap_or_default();
         let begin = range.start().saturating_add(offset);
-        Self { range, begin, owners: Mutex::new(BTreeMap::new()) }
+        Self { range, begin, owners: Mutex::default(), avoided: Mutex::default() }
     }
 
     /// Notes that a replica has a port already, as an earlier agent wrote down.
@@ -55,7 +60,11 @@ impl Ports {
     pub(crate) fn claim(&self, replica: ReplicaId, wanted: u16) -> Result<u16, NoPort> {
         let mut owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
         let had = owners.iter().find(|(_, owner)| **owner == replica).map(|(port, _)| *port);
-        let usable = |port: u16| owners.get(&port).is_none_or(|owner| *owner == replica) && is_free(port);
+        let avoided = self.avoided.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let usable = |port: u16| {
+            let others = owners.get(&port).is_some_and(|owner| *owner != replica);
+            !others && !avoided.contains(&port) && is_free(port)
+        };
         let wanted = Some(wanted).filter(|port| *port != 0);
         let port = wanted
             .into_iter()
@@ -79,6 +88,16 @@ impl Ports {
             owners.iter().find(|(_, owner)| **owner == replica).map(|(port, _)| *port)
         };
         owned.map_or_else(|| self.claim(replica, wanted), Ok)
+    }
+
+    /// Passes over a port for a while: until as many others were found to be taken.
+    pub(crate) fn avoid(&self, port: u16) {
+        let mut avoided = self.avoided.lock().unwrap_or_else(PoisonError::into_inner);
+        avoided.retain(|other| *other != port);
+        avoided.push_back(port);
+        if avoided.len() > AVOIDED_MAX {
+            avoided.pop_front();
+        }
     }
 
     /// Gives a replica's port back.

@@ -2,6 +2,7 @@
 
 mod answer;
 mod path;
+pub(crate) mod stats;
 pub(crate) mod table;
 
 use std::net::TcpListener;
@@ -64,6 +65,13 @@ pub(crate) fn serve(listener: TcpListener, routes: Arc<Routes>) -> std::io::Resu
 }
 
 async fn handle(request: HttpRequest, body: web::Payload, routes: web::Data<Routes>) -> HttpResponse {
+    let mut call = routes.stats().call();
+    let answer = answer_to(&request, body, &routes).await;
+    call.answered(answer.status().as_u16());
+    answer
+}
+
+async fn answer_to(request: &HttpRequest, body: web::Payload, routes: &Routes) -> HttpResponse {
     let headers = request.headers();
     let named = header(headers, DEPLOYMENT);
     let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
@@ -89,7 +97,7 @@ async fn handle(request: HttpRequest, body: web::Payload, routes: web::Data<Rout
     // Any of them will do; nebulad's gateway names the replica that it wants.
     let chosen = ready.get(rand::random_range(0..ready.len().max(1)));
     let Some(route) = chosen else { return answer::not_ready() };
-    match pass(&request, body, route, rest).await {
+    match pass(request, body, route, rest).await {
         Ok(answer) => answer,
         Err(error) => {
             tracing::debug!(deployment_id = %route.deployment, replica_id = %route.replica, %error, "call failed");

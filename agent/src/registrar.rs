@@ -2,9 +2,11 @@
 //!
 //! A failure is followed by a fresh connection and a growing, scattered wait, from the first one on
 //! ([`nebula_core::timing`] says why these). A node that nebulad does not know, or not fully, is registered again at
-//! once. A heartbeat that follows no wait: when a replica has changed, and when commands are to be acknowledged.
+//! once, and so is one that offers something else than it has told. A heartbeat that follows no wait: when a replica, a
+//! GPU or the Docker Engine has changed, and when commands are to be acknowledged.
 
 pub(crate) mod commands;
+mod heard;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -17,14 +19,17 @@ use nebula_core::timing;
 use nebula_core::token::Secret;
 use nebula_proto::platform_service_client::PlatformServiceClient;
 use nebula_proto::{
-    DeregisterRequest, HeartbeatRequest, HeartbeatResponse, PlatformConfig, RegisterRequest, RegisterResponse,
+    DeregisterRequest, HeartbeatRequest, HeartbeatResponse, NodeCapabilities, PlatformConfig, RegisterRequest,
+    RegisterResponse,
 };
 use tokio::sync::{Notify, watch};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
 use self::commands::Commands;
+pub(crate) use self::heard::Heard;
 use crate::agent::{Agent, Registration};
+use crate::driver::docker::EngineStatus;
 use crate::store;
 
 /// Acknowledgements that may wait for the next heartbeat.
@@ -53,8 +58,12 @@ pub(crate) struct Registrar {
     commands: Commands,
     /// Told when something changed that nebulad should hear of at once.
     changed: Arc<Notify>,
-    /// What this node can run; when that changes it is registered anew.
-    supported: watch::Receiver<Vec<String>>,
+    /// Ticks when what can be used of the GPUs has changed.
+    gpus: watch::Receiver<u64>,
+    /// Ticks when the Docker Engine comes or goes.
+    engine: watch::Receiver<EngineStatus>,
+    /// What nebulad was told that this node offers; when that changes the node is registered anew.
+    told: Option<NodeCapabilities>,
     link: Option<PlatformServiceClient<Channel>>,
     registered: bool,
     /// A registration that no good heartbeat has followed yet.
@@ -80,13 +89,15 @@ impl Registrar {
         commands: Commands,
         changed: Arc<Notify>,
     ) -> Self {
-        let supported = agent.supported.subscribe();
+        let (gpus, engine) = (agent.gpus.subscribe(), agent.docker.subscribe());
         Self {
             agent,
             identity,
             commands,
             changed,
-            supported,
+            gpus,
+            engine,
+            told: None,
             link: None,
             registered: false,
             unproven: false,
@@ -130,7 +141,7 @@ impl Registrar {
         Ok(())
     }
 
-    async fn wait(&self, next: Next) {
+    async fn wait(&mut self, next: Next) {
         match next {
             Next::After(wait) => tokio::time::sleep(wait).await,
             Next::AfterOrChange(wait) => {
@@ -139,6 +150,8 @@ impl Registrar {
                 tokio::select! {
                     () = rest => {}
                     () = self.changed.notified() => {}
+                    () = ticked(&mut self.gpus) => {}
+                    () = ticked(&mut self.engine) => {}
                 }
             }
         }
@@ -146,7 +159,7 @@ impl Registrar {
 
     /// One call, and when to make the next.
     async fn speak(&mut self) -> Next {
-        self.registered &= !self.supported.has_changed().unwrap_or(false);
+        self.registered &= self.told.as_ref() == Some(&offer(self.agent.capabilities()));
         let begun = self.clock.now();
         let (what, result) = if self.registered {
             ("heartbeat", self.beat().await)
@@ -161,6 +174,7 @@ impl Registrar {
 
     fn failed(&mut self, what: &'static str, error: &Status, spent: Duration) -> Next {
         self.link = None;
+        self.agent.heard.failed();
         let unknown = self.registered && error.code() == Code::NotFound;
         if unknown {
             self.registered = false;
@@ -196,14 +210,14 @@ impl Registrar {
     }
 
     async fn register(&mut self) -> Result<Next, Status> {
-        self.supported.mark_unchanged();
+        let capabilities = self.agent.capabilities();
         let identity = &self.identity;
         let request = RegisterRequest {
             node_id: identity.node_id.as_ref().map_or_else(|| "auto".to_owned(), ToString::to_string),
             node_name: identity.node_name.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             agent_address: identity.address.to_string(),
-            capabilities: Some(self.agent.capabilities()),
+            capabilities: Some(capabilities.clone()),
             deployments: self.agent.deployments(),
             labels: identity.labels.clone().into_iter().collect(),
             join_token: identity
@@ -219,6 +233,7 @@ impl Registrar {
             return Err(Status::failed_precondition(answer.error));
         }
         self.take_registration(answer).await?;
+        self.told = Some(offer(capabilities));
         // The first heartbeat follows at once: it brings the commands that wait for this node.
         Ok(Next::After(Duration::ZERO))
     }
@@ -240,6 +255,7 @@ impl Registrar {
             "registered with nebulad"
         );
         self.registered = true;
+        self.agent.docker.set_node_id(node_id.to_string());
         self.identity.node_id = Some(node_id.clone());
         self.agent.registration.send_replace(Some(Registration { node_id, gateway_subdomain }));
         Ok(())
@@ -255,7 +271,7 @@ impl Registrar {
     fn heartbeat_request(&self) -> HeartbeatRequest {
         HeartbeatRequest {
             node_id: self.identity.node_id.as_ref().map(ToString::to_string).unwrap_or_default(),
-            stats: Some(self.agent.host.stats()),
+            stats: Some(self.agent.stats()),
             health: Some(self.agent.health()),
             deployments: self.agent.deployments(),
             timestamp: i64::try_from(wall_now().unix_secs()).unwrap_or(i64::MAX),
@@ -268,6 +284,7 @@ impl Registrar {
         let request = self.heartbeat_request();
         let acked = request.acked_command_ids.len();
         let answer = call(self.link()?.heartbeat(request)).await?;
+        self.agent.heard.acknowledged(self.agent.clock.now());
         self.acks.drain(..acked.min(self.acks.len()));
         self.take_interval(answer.config.as_ref(), 0);
         let reregister = answer.reregister;
@@ -307,6 +324,18 @@ impl Registrar {
     fn wait_after_failure(&mut self, spent: Duration) -> Duration {
         self.failures = self.failures.saturating_add(1);
         timing::retry(self.interval, self.failures, spent, rand::random())
+    }
+}
+
+/// What of a node's capabilities stands for long.
+fn offer(capabilities: NodeCapabilities) -> NodeCapabilities {
+    NodeCapabilities { available_memory_bytes: 0, ..capabilities }
+}
+
+/// Resolves with the next tick; never when there will be none.
+async fn ticked<T>(ticks: &mut watch::Receiver<T>) {
+    if ticks.changed().await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 

@@ -13,6 +13,8 @@ use crate::replica::spec::{Access, Spec};
 
 /// How long a name or a model's identifier may be, in bytes.
 const NAME_MAX: usize = 512;
+/// How long the name of a container image may be, in bytes.
+const IMAGE_MAX: usize = 512;
 /// Valid deployment tokens at a time.
 const TOKENS_MAX: usize = 16;
 /// The longest grace a stop may ask for.
@@ -24,9 +26,6 @@ pub(crate) enum BadRequest {
     /// A field is wrong.
     #[error("{0}")]
     Invalid(String),
-    /// It asks for something that does not exist yet.
-    #[error("{0}")]
-    NotBuilt(String),
 }
 
 fn invalid(error: impl std::fmt::Display) -> BadRequest {
@@ -46,7 +45,6 @@ pub(crate) fn ids(request: &StartRuntimeRequest) -> Result<(DeploymentId, Replic
 /// Reads a request to start a replica.
 pub(crate) fn start(request: StartRuntimeRequest) -> Result<Start, BadRequest> {
     let (deployment, replica) = ids(&request)?;
-    check_driver(&request.driver)?;
     let access = access(&request)?;
     let port = u16::try_from(request.port).map_err(|_| invalid("the port is none from 0 to 65535"))?;
     let generation = Generation(request.generation);
@@ -87,19 +85,28 @@ fn spec(request: StartRuntimeRequest) -> Result<Spec, BadRequest> {
         args: request.args,
         env,
         gpu_devices,
+        image: image(request.image)?,
+        driver: driver(&request.driver)?,
     })
 }
 
-fn check_driver(text: &str) -> Result<(), BadRequest> {
-    if text.is_empty() || text == "auto" {
-        return Ok(());
+/// How it is to be run; none: as the node does.
+fn driver(text: &str) -> Result<Option<Driver>, BadRequest> {
+    match text {
+        "" | "auto" => Ok(None),
+        name => name.parse().map(Some).map_err(invalid),
     }
-    match text.parse().map_err(invalid)? {
-        Driver::Process => Ok(()),
-        Driver::Docker => Err(BadRequest::NotBuilt(
-            "the docker driver is not built yet; deploy with the driver process".to_owned(),
-        )),
+}
+
+/// The container image; none: the runtime's usual one. Whether it exists is the Engine's to say.
+fn image(text: String) -> Result<Option<String>, BadRequest> {
+    if text.len() > IMAGE_MAX {
+        return Err(invalid(format!("the image's name is longer than {IMAGE_MAX} bytes")));
     }
+    if text.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return Err(invalid("the image's name may not contain spaces or control characters"));
+    }
+    Ok(Some(text).filter(|text| !text.is_empty()))
 }
 
 fn access(request: &StartRuntimeRequest) -> Result<Access, BadRequest> {
@@ -176,6 +183,11 @@ mod tests {
         let start = super::start(request).expect("valid");
         assert!(start.access.admits(Some("nbtok_1")) && start.access.admits(Some("nbgw_1")));
         assert_eq!(start.spec.model, "hf://a/b");
+        assert_eq!((start.spec.image, start.spec.driver), (None, None));
+        let (image, driver) = ("registry:5000/a/b@sha256:1".to_owned(), "docker".to_owned());
+        let start = super::start(StartRuntimeRequest { image: image.clone(), driver, ..self::request() });
+        let spec = start.expect("valid").spec;
+        assert_eq!((spec.image, spec.driver), (Some(image), Some(Driver::Docker)));
     }
 
     #[test]
@@ -202,7 +214,10 @@ mod tests {
         assert!(bad(|r| r.runtime = "vlm".to_owned()).starts_with("unknown runtime \"vlm\""));
         assert_eq!(bad(|r| r.model.clear()), "the model is missing");
         assert!(bad(|r| r.model_path = "ftp://x".to_owned()).starts_with("unknown model source"));
-        assert!(bad(|r| r.driver = "docker".to_owned()).starts_with("the docker driver is not built yet"));
+        assert!(bad(|r| r.driver = "lxc".to_owned()).starts_with("unknown driver \"lxc\""));
+        assert!(bad(|r| r.image = "x".repeat(513)).contains("longer than 512 bytes"));
+        assert!(bad(|r| r.image = "a b".to_owned()).contains("may not contain spaces"));
+        assert!(bad(|r| r.image = "a\u{7}b".to_owned()).contains("control characters"));
         assert_eq!(bad(|r| r.port = 70_000), "the port is none from 0 to 65535");
         assert_eq!(bad(|r| r.gpu_devices = vec![-1]), "a GPU's index is below 0");
         assert_eq!(bad(|r| r.access_token_sha256 = "zz".to_owned()), "a token hash is 64 hex digits");

@@ -1,23 +1,38 @@
-//! The table of runtimes: for each its command line, its health check and what it takes as a model.
+//! The table of runtimes: one file for each, which says all that Nebula knows of it.
 //!
-//! A deployment's `command` replaces the command line; `args` follow it either way. In `command`, `args` and `env`
-//! the placeholders `{port}`, `{model}` and `{name}` are filled in.
+//! A deployment's `command` replaces the runtime's own command line, in a container also the image's entry point;
+//! `args` follow it either way. In `command`, `args` and `env` the placeholders `{port}`, `{model}` and `{name}` are
+//! filled in.
+//!
+//! To add a runtime: name it in `nebula_core::runtime::RuntimeKind`, write its file with a `RUNTIME`, and add one line
+//! to [`of`]. `docs/runtimes.md` says what the fields mean in practice.
 
+mod container;
+mod environment;
+mod lines;
 mod llamacpp;
+mod model;
 mod ollama;
+mod process;
 mod sim;
 mod tgi;
 mod triton;
 mod vllm;
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use nebula_core::runtime::RuntimeKind;
+use nebula_core::runtime::{Driver, RuntimeKind};
 use nebula_core::source::ModelSource;
 
-use crate::driver::programs;
+use self::model::Form;
+use crate::progress::Progress;
 use crate::replica::spec::Spec;
+
+#[cfg(test)]
+pub(crate) use self::container::Mount;
+pub(crate) use self::container::{ContainerPlan, container_plan};
+pub(crate) use self::model::check_path;
+pub(crate) use self::process::{Plan, plan};
 
 /// What this machine offers for starting runtimes.
 #[derive(Clone, Debug)]
@@ -26,18 +41,10 @@ pub(crate) struct Tools {
     pub(crate) sim_command: Vec<String>,
     /// The Python to use; none: the one that is found.
     pub(crate) python: Option<PathBuf>,
-    /// Where models are kept.
+    /// Where models are kept; none: processes keep them where they do by themselves, containers keep none.
     pub(crate) model_dir: Option<PathBuf>,
-}
-
-/// How to run a replica.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Plan {
-    pub(crate) program: PathBuf,
-    pub(crate) args: Vec<String>,
-    /// Beyond what the runtime inherits from the agent.
-    pub(crate) env: BTreeMap<String, String>,
-    pub(crate) health: Health,
+    /// Directories from which `fs://` may name models; none: any.
+    pub(crate) fs_roots: Vec<PathBuf>,
 }
 
 /// Where a runtime says that it is ready.
@@ -54,19 +61,108 @@ pub(crate) struct Health {
 #[error("{0}")]
 pub(crate) struct Unready(pub(crate) String);
 
-/// A command line of a runtime's own.
-struct Line {
-    command: Vec<String>,
-    env: Vec<(&'static str, String)>,
+/// Which drivers a node uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum NodeDriver {
+    /// What fits each replica.
+    #[default]
+    Auto,
+    /// This one, unless the deployment names one.
+    Only(Driver),
+}
+
+impl From<Option<Driver>> for NodeDriver {
+    fn from(driver: Option<Driver>) -> Self {
+        driver.map_or(Self::Auto, Self::Only)
+    }
+}
+
+/// What Nebula knows of a runtime.
+struct Runtime {
+    kind: RuntimeKind,
+    /// Its usual images; none: a deployment must name one.
+    images: Option<Images>,
+    /// Where it listens in a container.
+    container_port: u16,
+    health: Health,
+    /// What it takes as a model; nothing: it loads none, and whatever the deployment names is not looked at.
+    takes: &'static [Form],
+    /// What to do instead with a model that it does not take.
+    advice: &'static str,
+    /// The files that make up a model, the one that it is told first.
+    files: fn(PathBuf) -> Result<Vec<PathBuf>, Unready>,
+    /// Where it keeps the models that it fetches.
+    cache: Option<Cache>,
+    /// Whether it fetches from the Hugging Face hub.
+    hub: bool,
+    /// Whether its processes share memory when there are several GPUs.
+    shares_memory: bool,
+    /// Its command line on the machine itself.
+    process: fn(&Ask<'_>) -> Result<Vec<String>, Unready>,
+    /// Its command line in a container.
+    container: fn(&Ask<'_>) -> Words,
+    /// What it takes from the environment, with a command of the deployment's too.
+    env: fn(&Ask<'_>) -> Vec<(&'static str, String)>,
+    /// Whether its program is on this machine. May block for some seconds when the look is thorough.
+    is_there: fn(&Look<'_>) -> bool,
+    /// What a line of its log says about progress.
+    progress: fn(&str) -> Option<Progress>,
+}
+
+/// Published images.
+struct Images {
+    plain: &'static str,
+    /// The one for replicas with GPUs.
+    gpu: &'static str,
+}
+
+/// A directory where a runtime keeps models.
+struct Cache {
+    /// The variable that names it. When the agent's environment has it, that is the place.
+    variable: &'static str,
+    /// Its place below the node's directory of models otherwise.
+    below: &'static str,
+    /// Its place in a container.
+    inside: &'static str,
+}
+
+impl Cache {
+    /// Its place on this machine; none: wherever the runtime likes.
+    fn dir(&self, tools: &Tools) -> Option<PathBuf> {
+        let own = std::env::var_os(self.variable).map(PathBuf::from).filter(|dir| dir.is_absolute());
+        own.or_else(|| Some(tools.model_dir.as_ref()?.join(self.below)))
+    }
+}
+
+/// How a container's command line begins.
+struct Words {
+    /// Replaces the image's entry point.
+    entrypoint: Option<Vec<String>>,
+    /// None at all: the image's own, if it has any.
+    arguments: Vec<String>,
+}
+
+/// How to look for a program.
+struct Look<'a> {
+    tools: &'a Tools,
+    /// Instead of the agent's `PATH`.
+    path: Option<&'a str>,
+    /// Whether a program may be run to find out.
+    thorough: bool,
 }
 
 /// What a command line is made from.
 struct Ask<'a> {
     spec: &'a Spec,
+    tools: &'a Tools,
     /// What the runtime takes as the model: a path, a repository, a tag or a name.
     model: &'a str,
+    form: Form,
+    /// Where to listen.
+    host: &'static str,
     port: u16,
-    tools: &'a Tools,
+    /// How many GPUs it has.
+    gpus: usize,
 }
 
 impl Ask<'_> {
@@ -75,152 +171,128 @@ impl Ask<'_> {
         self.spec.args.iter().any(|arg| flags.contains(&arg.split('=').next().unwrap_or_default()))
     }
 
-    /// The revision of a Hugging Face repository, if one was named.
+    /// The revision to ask the Hugging Face hub for, if one was named.
     fn revision(&self) -> Option<&str> {
         match &self.spec.source {
-            Some(ModelSource::HuggingFace { revision, .. }) => revision.as_deref(),
+            Some(ModelSource::HuggingFace { revision, .. }) if self.form == Form::Repository => {
+                revision.as_deref()
+            }
             _ => None,
         }
     }
-}
 
-/// How to run a replica on this machine, after a look whether all it needs is there. Blocks on the file system.
-///
-/// # Errors
-/// When the model file or the program is missing, or the runtime cannot take such a model.
-pub(crate) fn plan(spec: &Spec, port: u16, tools: &Tools) -> Result<Plan, Unready> {
-    check_model(spec)?;
-    let model = model_argument(spec);
-    let ask = Ask { spec, model: &model, port, tools };
-    let mut env: BTreeMap<String, String> = environment(spec, port, tools);
-    let command = if spec.command.is_empty() {
-        let line = own_line(&ask)?;
-        env.extend(line.env.into_iter().map(|(name, value)| (name.to_owned(), value)));
-        line.command
-    } else {
-        spec.command.iter().map(|word| ask.fill(word)).collect()
-    };
-    env.extend(spec.env.iter().map(|(name, value)| (name.clone(), ask.fill(value))));
-    let mut words = command.into_iter().chain(spec.args.iter().map(|word| ask.fill(word)));
-    let name = words.next().filter(|name| !name.is_empty());
-    let name = name.ok_or_else(|| Unready("the command is empty".to_owned()))?;
-    let program = programs::find(&name, env.get("PATH").map(String::as_str))
-        .ok_or_else(|| Unready(missing(&name, spec)))?;
-    Ok(Plan { program, args: words.collect(), env, health: health(spec.runtime) })
-}
-
-impl Ask<'_> {
     fn fill(&self, text: &str) -> String {
         text.replace("{port}", &self.port.to_string())
             .replace("{model}", self.model)
             .replace("{name}", &self.spec.served_name)
     }
-}
 
-fn own_line(ask: &Ask<'_>) -> Result<Line, Unready> {
-    match ask.spec.runtime {
-        RuntimeKind::Vllm => Ok(vllm::line(ask)),
-        RuntimeKind::Tgi => Ok(tgi::line(ask)),
-        RuntimeKind::Ollama => Ok(ollama::line(ask)),
-        RuntimeKind::Triton => triton::line(ask),
-        RuntimeKind::Llamacpp => llamacpp::line(ask),
-        RuntimeKind::Sim => Ok(sim::line(ask)),
+    fn fill_all(&self, words: &[String]) -> Vec<String> {
+        words.iter().map(|word| self.fill(word)).collect()
+    }
+
+    /// The deployment's environment.
+    fn spec_env(&self) -> impl Iterator<Item = (String, String)> {
+        self.spec.env.iter().map(|(name, value)| (name.clone(), self.fill(value)))
     }
 }
 
+/// The entry of a runtime: this is the table.
+fn of(kind: RuntimeKind) -> &'static Runtime {
+    match kind {
+        RuntimeKind::Vllm => &vllm::RUNTIME,
+        RuntimeKind::Tgi => &tgi::RUNTIME,
+        RuntimeKind::Ollama => &ollama::RUNTIME,
+        RuntimeKind::Triton => &triton::RUNTIME,
+        RuntimeKind::Llamacpp => &llamacpp::RUNTIME,
+        RuntimeKind::Sim => &sim::RUNTIME,
+    }
+}
+
+/// Where a runtime says that it is ready. For Ollama there is more to do: see [`model_to_load`].
 pub(crate) fn health(runtime: RuntimeKind) -> Health {
-    match runtime {
-        RuntimeKind::Vllm => vllm::HEALTH,
-        RuntimeKind::Tgi => tgi::HEALTH,
-        RuntimeKind::Ollama => ollama::HEALTH,
-        RuntimeKind::Triton => triton::HEALTH,
-        RuntimeKind::Llamacpp => llamacpp::HEALTH,
-        RuntimeKind::Sim => sim::HEALTH,
+    of(runtime).health
+}
+
+/// The model that must be loaded into a runtime through its own API once it answers, before it is ready; none: it
+/// comes up with its model. A deployment's own `command` brings its model itself.
+pub(crate) fn model_to_load(spec: &Spec) -> Option<String> {
+    if spec.runtime != RuntimeKind::Ollama || !spec.command.is_empty() {
+        return None;
+    }
+    match &spec.source {
+        Some(ModelSource::Ollama { tag }) => Some(tag.clone()),
+        _ => Some(spec.model.clone()),
     }
 }
 
-/// The runtimes whose program is on this machine. The simulated one always is. Blocks, at worst for some seconds.
-pub(crate) fn supported(tools: &Tools) -> Vec<RuntimeKind> {
-    supported_with(|| llamacpp::is_there(tools))
+/// The image that is used when a deployment names none and has no GPU.
+pub(crate) fn default_image(runtime: RuntimeKind) -> Option<&'static str> {
+    of(runtime).images.as_ref().map(|images| images.plain)
+}
+
+/// Where a runtime listens in a container, started by its own command line.
+pub(crate) fn container_port(runtime: RuntimeKind) -> u16 {
+    of(runtime).container_port
+}
+
+/// What a line of a runtime's log says about how far it has got. Of a long line only a part is looked at.
+pub(crate) fn progress(runtime: RuntimeKind, line: &str) -> Option<Progress> {
+    (of(runtime).progress)(lines::newest(line))
+}
+
+/// The runtimes that can run here: those whose program is on this machine and, with a Docker Engine at hand, those
+/// with an image of their own. The simulated one always can. Blocks, at worst for some seconds. For a node that runs
+/// processes only no Engine is at hand.
+pub(crate) fn supported(tools: &Tools, engine_ready: bool) -> Vec<RuntimeKind> {
+    supported_with(&Look { tools, path: None, thorough: true }, engine_ready)
 }
 
 /// The same without what takes a program to find out.
-pub(crate) fn supported_at_a_glance() -> Vec<RuntimeKind> {
-    supported_with(llamacpp::has_server)
+pub(crate) fn supported_at_a_glance(tools: &Tools, engine_ready: bool) -> Vec<RuntimeKind> {
+    supported_with(&Look { tools, path: None, thorough: false }, engine_ready)
 }
 
-fn supported_with(llamacpp: impl Fn() -> bool) -> Vec<RuntimeKind> {
-    let there = |runtime: &RuntimeKind| match runtime {
-        RuntimeKind::Vllm => programs::find(vllm::PROGRAM, None).is_some(),
-        RuntimeKind::Tgi => programs::find(tgi::PROGRAM, None).is_some(),
-        RuntimeKind::Ollama => programs::find(ollama::PROGRAM, None).is_some(),
-        RuntimeKind::Triton => triton::is_there(),
-        RuntimeKind::Llamacpp => llamacpp(),
-        RuntimeKind::Sim => true,
-    };
-    RuntimeKind::ALL.into_iter().filter(there).collect()
+fn supported_with(look: &Look<'_>, engine_ready: bool) -> Vec<RuntimeKind> {
+    let can_run = |runtime: &Runtime| engine_ready && runtime.images.is_some() || (runtime.is_there)(look);
+    RuntimeKind::ALL.into_iter().filter(|kind| can_run(of(*kind))).collect()
 }
 
-/// What is in the environment unless the deployment says otherwise.
-fn environment(spec: &Spec, port: u16, tools: &Tools) -> BTreeMap<String, String> {
-    let mut env = BTreeMap::from([("PORT".to_owned(), port.to_string())]);
-    if !spec.gpu_devices.is_empty() {
-        let devices: Vec<String> = spec.gpu_devices.iter().map(ToString::to_string).collect();
-        env.insert("CUDA_VISIBLE_DEVICES".to_owned(), devices.join(","));
+/// How a replica is run: as the deployment says, else as the node does, else as fits it. Blocks, at worst for some
+/// seconds.
+///
+/// # Errors
+/// When neither its program nor a Docker Engine is there.
+pub(crate) fn choose_driver(
+    spec: &Spec,
+    node: NodeDriver,
+    engine_ready: bool,
+    tools: &Tools,
+) -> Result<Driver, Unready> {
+    if let Some(driver) = spec.driver {
+        return Ok(driver);
     }
-    if let Some(dir) = &tools.model_dir {
-        for (name, below) in [("HF_HOME", "huggingface"), ("OLLAMA_MODELS", "ollama")] {
-            if std::env::var_os(name).is_none() {
-                env.insert(name.to_owned(), dir.join(below).display().to_string());
-            }
-        }
+    if let NodeDriver::Only(driver) = node {
+        return Ok(driver);
     }
-    env
-}
-
-/// What stands for the model on a command line.
-fn model_argument(spec: &Spec) -> String {
-    match &spec.source {
-        Some(ModelSource::HuggingFace { repo, .. }) => repo.clone(),
-        Some(ModelSource::Ollama { tag }) => tag.clone(),
-        Some(ModelSource::File { path }) => path.clone(),
-        Some(ModelSource::S3 { .. }) | None => spec.model.clone(),
+    if spec.image.is_some() {
+        return Ok(Driver::Docker);
     }
-}
-
-/// Whether the model's source can be used and its file is there.
-pub(crate) fn check_model(spec: &Spec) -> Result<(), Unready> {
-    // Nothing is loaded by the simulated runtime, so nothing has to be there.
-    match &spec.source {
-        _ if spec.runtime == RuntimeKind::Sim => Ok(()),
-        Some(ModelSource::File { path }) => check_file(Path::new(path)),
-        Some(source @ ModelSource::S3 { .. }) => Err(Unready(format!(
-            "{source} cannot be fetched: s3:// is not built yet; copy the model to the node and use fs://"
-        ))),
-        Some(ModelSource::HuggingFace { .. } | ModelSource::Ollama { .. }) | None => Ok(()),
+    if spec.runtime == RuntimeKind::Sim || !spec.command.is_empty() {
+        return Ok(Driver::Process);
     }
-}
-
-/// Whether a model's file or directory is there and can be read.
-pub(crate) fn check_file(path: &Path) -> Result<(), Unready> {
-    let found = std::fs::metadata(path)
-        .and_then(|found| if found.is_dir() { Ok(()) } else { std::fs::File::open(path).map(drop) });
-    found.map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => Unready(format!(
-            "there is no model file {}; copy it to this node or correct the path",
-            path.display()
-        )),
-        _ => Unready(format!("the model file {} cannot be read: {error}", path.display())),
-    })
-}
-
-fn missing(program: &str, spec: &Spec) -> String {
-    let advice = if spec.command.is_empty() {
-        format!("install {} there, or give the deployment a command of its own", spec.runtime)
-    } else {
-        "correct the deployment's command, or install the program there".to_owned()
-    };
-    format!("the program \"{program}\" is not on this node; {advice}")
+    let path = spec.env.get("PATH").map(String::as_str);
+    if (of(spec.runtime).is_there)(&Look { tools, path, thorough: true }) {
+        return Ok(Driver::Process);
+    }
+    if engine_ready {
+        return Ok(Driver::Docker);
+    }
+    let runtime = spec.runtime;
+    Err(Unready(format!(
+        "{runtime} is not on this node, and no Docker Engine answers; install {runtime} there, start Docker, or give \
+         the deployment a command"
+    )))
 }
 
 #[cfg(test)]

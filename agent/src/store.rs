@@ -39,15 +39,20 @@ pub(crate) enum StoreError {
 
 /// The record for a value.
 pub(crate) fn record<T: bincode::Encode>(kind: u8, value: &T) -> Result<Record, CodecError> {
-    Ok(Record { kind, schema: records::SCHEMA, payload: codec::encode(value)? })
+    Ok(Record { kind, schema: records::schema(kind), payload: codec::encode(value)? })
 }
 
-/// The value in a record, or why it cannot be read.
+/// The value in a record of the newest schema, or why it cannot be read.
 ///
 /// # Errors
 /// When the record is of another form, or its bytes are no such value.
 pub(crate) fn value<T: bincode::Decode<()>>(record: &Record, kind: u8) -> Result<T, String> {
-    if record.kind != kind || record.schema != records::SCHEMA {
+    value_of(record, kind, records::schema(kind))
+}
+
+/// The value in a record of one schema.
+fn value_of<T: bincode::Decode<()>>(record: &Record, kind: u8, schema: u16) -> Result<T, String> {
+    if record.kind != kind || record.schema != schema {
         return Err(format!("of kind {} and schema {}, which is not known here", record.kind, record.schema));
     }
     codec::decode(&record.payload).map_err(|error| error.to_string())

@@ -13,12 +13,18 @@ mod access;
 mod commands;
 #[path = "agent/endings.rs"]
 mod endings;
+#[path = "agent/gpus.rs"]
+mod gpus;
+#[path = "agent/exec.rs"]
+mod exec;
 #[path = "agent/life.rs"]
 mod life;
 #[path = "agent/nebulad.rs"]
 mod nebulad;
 #[path = "agent/node.rs"]
 mod node;
+#[path = "nvml/stand_in.rs"]
+mod stand_in;
 #[path = "agent/survival.rs"]
 mod survival;
 #[path = "agent/web.rs"]

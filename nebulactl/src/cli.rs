@@ -98,6 +98,8 @@ pub(crate) enum Command {
     Logs(LogsArgs),
     /// List what happened, newest last
     Events(EventsArgs),
+    /// Run a command beside a deployment's runtime; ends with its exit code
+    Exec(ExecArgs),
     /// List and manage nodes
     #[command(visible_alias = "node")]
     Nodes {
@@ -193,8 +195,23 @@ pub(crate) struct LogsArgs {
     #[arg(long)]
     pub(crate) replica: Option<String>,
     /// The log of the run before the last restart
-    #[arg(long)]
+    #[arg(short, long)]
     pub(crate) previous: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExecArgs {
+    /// Name or id of the deployment
+    pub(crate) name: String,
+    /// Id or index of one replica [default: the first]
+    #[arg(long)]
+    pub(crate) replica: Option<String>,
+    /// After this long the command is killed; at most 1h
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = nebula_core::duration::parse)]
+    pub(crate) timeout: Duration,
+    /// The program and its arguments
+    #[arg(last = true, required = true, value_name = "CMD")]
+    pub(crate) command: Vec<String>,
 }
 
 #[derive(Debug, Args)]

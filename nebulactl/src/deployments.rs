@@ -135,10 +135,20 @@ fn replica_table(replicas: &[Value]) -> Table {
             gpus.join(",").into(),
             text("/restarts").into(),
             text("/id").into(),
-            text("/message").into(),
+            told(replica).into(),
         ]);
     }
     table
+}
+
+/// How far a replica has got, else why it stands where it does.
+fn told(replica: &Value) -> String {
+    let message = text_at(replica, "/progress/message");
+    match text_at(replica, "/progress/percent").as_str() {
+        "" if message.is_empty() => text_at(replica, "/message"),
+        percent if !percent.is_empty() && !message.contains('%') => format!("{message}, {percent} %"),
+        _ => message,
+    }
 }
 
 /// Running replicas of those wanted: `1/2`.

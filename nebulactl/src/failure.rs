@@ -12,6 +12,8 @@ pub(crate) type Result<T> = std::result::Result<T, Failure>;
 pub(crate) enum Failure {
     /// An error that the user has to know of.
     Fatal(Fatal),
+    /// A command that was run elsewhere ended with this code, which becomes ours. It has said why.
+    Code(u8),
     /// The reader of standard output went away (`nebulactl list | head -1`): nobody is left to serve.
     ClosedPipe,
 }

@@ -2,8 +2,8 @@
 //!
 //! - `cli`: what can be typed. `settings`: which server and which token.
 //! - `api`: requests, answers, and what went wrong, in words. `sse`: event streams.
-//! - One file per noun or verb: `deploy`, `deployments`, `wait`, `logs`, `events`, `nodes`, `chat`, `models`,
-//!   `actors`, `status`.
+//! - One file per noun or verb: `deploy`, `deployments`, `wait`, `logs`, `events`, `exec`, `nodes`, `chat`,
+//!   `models`, `actors`, `status`.
 //! - `output`: data on standard output as tables or JSON; everything else on standard error.
 
 mod actors;
@@ -13,6 +13,7 @@ mod cli;
 mod deploy;
 mod deployments;
 mod events;
+mod exec;
 mod failure;
 mod logs;
 mod models;
@@ -50,6 +51,7 @@ pub async fn run(args: Vec<OsString>) -> ExitCode {
     match execute(cli, &output).await {
         Ok(()) => Exit::Done.code(),
         Err(Failure::ClosedPipe) => Exit::Done.code(),
+        Err(Failure::Code(code)) => ExitCode::from(code),
         Err(Failure::Fatal(fatal)) => fatal.report(),
     }
 }
@@ -79,6 +81,7 @@ async fn execute(cli: Cli, output: &Output) -> Result<()> {
         Command::Delete { name, yes } => deployments::delete(&connect()?, output, &name, yes).await,
         Command::Logs(args) => logs::run(&connect()?, output, &args).await,
         Command::Events(args) => events::run(&connect()?, output, &args).await,
+        Command::Exec(args) => exec::run(&connect()?, output, &args).await,
         Command::Nodes { command } => nodes::run(&connect()?, output, command).await,
         Command::Chat(args) => {
             let api = Settings::of_process(&global)?.with_key(args.api_key.as_deref());

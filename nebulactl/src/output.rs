@@ -16,6 +16,8 @@ pub(crate) struct Output {
     format: Format,
     color: bool,
     terminal: bool,
+    /// Standard error is a terminal that can rewrite a line.
+    live: bool,
 }
 
 impl Output {
@@ -24,7 +26,8 @@ impl Output {
         let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
         let terminal = io::stdout().is_terminal();
-        Self { format, color: terminal && !no_color && !set("NO_COLOR") && !dumb, terminal }
+        let live = io::stderr().is_terminal() && !dumb;
+        Self { format, color: terminal && !no_color && !set("NO_COLOR") && !dumb, terminal, live }
     }
 
     /// Whether data is wanted as JSON.
@@ -62,6 +65,24 @@ impl Output {
     /// Prints labelled facts.
     pub(crate) fn facts(&self, facts: &Facts) -> Result<()> {
         self.text(&facts.render(self.color))
+    }
+
+    /// Whether people watch standard error on a terminal that can rewrite a line.
+    pub(crate) fn is_live(&self) -> bool {
+        self.live
+    }
+
+    /// Replaces the line that people see on standard error; nothing removes it. Cut at the terminal's edge by the
+    /// terminal itself.
+    pub(crate) fn rewrite(&self, line: &str) {
+        self.errors(format!("\r\u{1b}[2K\u{1b}[?7l{line}\u{1b}[?7h").as_bytes());
+    }
+
+    /// Prints what is no data as it is, at once.
+    pub(crate) fn errors(&self, data: &[u8]) {
+        let mut err = io::stderr().lock();
+        // With standard error gone there is nobody to tell.
+        let _ = err.write_all(data).and_then(|()| err.flush());
     }
 
     /// Tells people something that is no data. Programs that read standard output never see it.

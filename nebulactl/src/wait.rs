@@ -7,8 +7,12 @@ use serde_json::Value;
 
 use crate::api::{Api, Json};
 use crate::failure::{Failure, Result, failed, one_line};
-use crate::output::{Output, text_at};
+use crate::output::{Output, items_at, text_at};
 use crate::{deployments, logs};
+
+mod teller;
+
+use self::teller::Teller;
 
 /// Time between two looks at the deployment.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
@@ -46,32 +50,34 @@ fn judge(deployment: &Value) -> Verdict {
 /// Waits until the deployment runs, telling every change on standard error.
 pub(crate) async fn until_running(api: &Api, output: &Output, created: &Json, timeout: Duration) -> Waited {
     let mut latest = None;
+    let mut teller = Teller::new(output);
     let end = tokio::select! {
         biased;
-        end = watch(api, output, created, &mut latest) => Some(end),
+        end = watch(api, &mut teller, created, &mut latest) => Some(end),
         _ = tokio::signal::ctrl_c() => Some(Err(failed("interrupted while waiting; the deployment goes on").into())),
         () = tokio::time::sleep(timeout) => None,
     };
+    teller.end();
     let end = end.unwrap_or_else(|| Err(too_late(created, latest.as_ref(), timeout)));
     Waited { latest, end }
 }
 
-async fn watch(api: &Api, output: &Output, created: &Json, latest: &mut Option<Json>) -> Result<()> {
+async fn watch(api: &Api, teller: &mut Teller<'_>, created: &Json, latest: &mut Option<Json>) -> Result<()> {
     let name = text_at(&created.value, "/name");
     let id = text_at(&created.value, "/id");
     let url = api.url(&deployments::path(if id.is_empty() { &name } else { &id }, &[]))?;
-    let mut told = String::new();
     let mut failed_looks = 0;
     loop {
         match api.try_get(&url).await {
             Ok(deployment) => {
                 failed_looks = 0;
                 let deployment = latest.insert(deployment);
-                tell(output, &mut told, &describe(&deployment.value));
+                teller.tell(&describe(&deployment.value), comes_along(&deployment.value));
                 match judge(&deployment.value) {
                     Verdict::Running => return Ok(()),
                     Verdict::Over(fate) => {
-                        return Err(over(api, output, &deployment.value, &name, fate).await);
+                        teller.end();
+                        return Err(over(api, teller.output(), &deployment.value, &name, fate).await);
                     }
                     Verdict::Coming => {}
                 }
@@ -81,7 +87,7 @@ async fn watch(api: &Api, output: &Output, created: &Json, latest: &mut Option<J
                 if !error.is_passing() || failed_looks >= FAILED_LOOKS_MAX {
                     return Err(error.into());
                 }
-                tell(output, &mut told, &error.fatal.message);
+                teller.tell(&error.fatal.message, false);
             }
         }
         tokio::time::sleep(POLL_INTERVAL).await;
@@ -103,11 +109,11 @@ fn describe(deployment: &Value) -> String {
     if message.is_empty() { state } else { format!("{state}: {message}") }
 }
 
-fn tell(output: &Output, told: &mut String, news: &str) {
-    if told != news {
-        output.note(news);
-        news.clone_into(told);
-    }
+/// Whether a replica that is not there yet says how far it has got.
+fn comes_along(deployment: &Value) -> bool {
+    items_at(deployment, "/replicas")
+        .iter()
+        .any(|replica| replica.get("progress").is_some_and(|progress| !progress.is_null()))
 }
 
 /// The error for a deployment that will not run, after its last log lines.
@@ -121,7 +127,7 @@ async fn over(api: &Api, output: &Output, deployment: &Value, name: &str, fate: 
                 output.note("");
             }
             Err(Failure::Fatal(error)) => output.note(&format!("its log cannot be read: {error}")),
-            Err(Failure::ClosedPipe) => {}
+            Err(Failure::ClosedPipe | Failure::Code(_)) => {}
         }
     }
     let message = text_at(deployment, "/message");

@@ -20,7 +20,7 @@ use crate::domain::deployment::Deployment;
 use crate::domain::error::{Error, ErrorClass};
 use crate::domain::event::{Line, Origin};
 use crate::domain::node::{Availability, NodeHealth, NodeStats, Scheduling};
-use crate::ports::{AgentError, ByteStream, LogQuery};
+use crate::ports::{AgentError, ByteStream, ExecOutcome, ExecQuery, LogQuery};
 
 /// How long a read waits for an actor that is just being built.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(2);
@@ -49,6 +49,17 @@ pub struct LogRequest {
     pub follow: bool,
     /// Those of the attempt before.
     pub previous: bool,
+}
+
+/// A command beside the runtime of a replica.
+#[derive(Clone, Debug)]
+pub struct ExecRequest {
+    /// A replica's id or index; none: the first that has a place.
+    pub replica: Option<String>,
+    /// The program and its arguments.
+    pub command: Vec<String>,
+    /// After this long it is killed.
+    pub timeout: Duration,
 }
 
 fn no_such_deployment(name: &str) -> Error {
@@ -167,6 +178,32 @@ impl System {
                 format!("the agent on node \"{}\" cannot be reached", update.node.name),
             ),
             AgentError::Rejected(why) => Error::new(ErrorClass::NotFound, why),
+        })
+    }
+
+    /// Runs a command beside a replica's runtime. The audit knows of it, without the arguments: these may be secrets.
+    ///
+    /// # Errors
+    /// `NotFound`, `Conflict` when nothing runs, `Unreachable` when the node is offline, `Timeout` when the command
+    /// took too long, `Unprocessable` when it cannot be run at all.
+    pub async fn exec(&self, name: &str, request: ExecRequest, origin: Origin) -> Result<ExecOutcome, Error> {
+        let dep = self.deployment(name).await?;
+        let (replica, node) = choose_replica(&dep, request.replica.as_deref())?;
+        let (update, _) = self.node_by_id(&node).await?;
+        let name = &update.node.name;
+        if update.availability == Availability::Offline {
+            return Err(Error::new(ErrorClass::Unreachable, format!("node \"{name}\" is offline")));
+        }
+        let program: String = request.command.iter().take(1).flat_map(|word| word.chars().take(64)).collect();
+        let what = format!("deployment \"{}\": command \"{program}\" beside replica {replica}", dep.name);
+        self.audit(origin, "deployment.exec", what).await?;
+        let query =
+            ExecQuery { deployment: dep.id, replica, command: request.command, timeout: request.timeout };
+        self.agents.exec(&update.node.address, query).await.map_err(|error| match error.class {
+            ErrorClass::Unreachable => {
+                Error::new(ErrorClass::Unreachable, format!("node \"{name}\": {}", error.message))
+            }
+            _ => error,
         })
     }
 

@@ -241,9 +241,10 @@ impl Handler<Report> for Session {
     type Result = MessageResult<Report>;
 
     fn handle(&mut self, Report(report): Report, ctx: &mut Context<Self>) -> Self::Result {
-        let known =
-            |report: &&ReplicaReport| self.system.knows_replica(report.deployment_id, report.replica_id);
-        let orphans: Vec<ReplicaReport> = report.replicas.iter().filter(|r| !known(r)).cloned().collect();
+        let expected = |report: &&ReplicaReport| {
+            self.system.expects_replica(report.deployment_id, report.replica_id, &self.node_id)
+        };
+        let orphans: Vec<ReplicaReport> = report.replicas.iter().filter(|r| !expected(r)).cloned().collect();
         let (mut commands, mut effects) = self.machine.report(report);
         if self.system.caution.holds() {
             commands.clear();

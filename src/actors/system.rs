@@ -265,11 +265,11 @@ impl System {
         self.tree.cell(&super::deployment::path(id)).is_some()
     }
 
-    /// Whether a deployment has this replica, as far as it has said.
-    pub(crate) fn knows_replica(&self, id: DeploymentId, replica: ReplicaId) -> bool {
+    /// Whether a node may have this replica of a deployment, as far as that has said.
+    pub(crate) fn expects_replica(&self, id: DeploymentId, replica: ReplicaId, node: &NodeId) -> bool {
         let Some(cell) = self.tree.cell(&super::deployment::path(id)) else { return false };
         let status = cell.status::<super::deployment::DeploymentStatus>();
-        status.is_none_or(|status| status.deployment.replicas.iter().any(|known| known.id == replica))
+        status.is_none_or(|status| status.deployment.expects(replica, node))
     }
 
     pub(crate) fn deployment_gone(&self, id: DeploymentId) {

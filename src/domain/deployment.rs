@@ -12,6 +12,8 @@ use nebula_core::source::ModelSource;
 use nebula_core::token::{Secret, TokenHash};
 use serde::Serialize;
 
+use super::report::{Progress, Seen};
+
 /// What the user asked for.
 #[derive(Clone, PartialEq, Eq, Serialize)]
 pub struct DeploymentSpec {
@@ -213,6 +215,32 @@ pub struct Replica {
     pub message: String,
     /// How often its agent started it again.
     pub restarts: u32,
+    /// What its agent sees right now. Not stored: it says nothing that a restart of nebulad must know.
+    pub seen: Seen,
+}
+
+impl Replica {
+    /// The replica as it is stored.
+    #[must_use]
+    pub fn stored(&self) -> Self {
+        Self { seen: Seen::default(), ..self.clone() }
+    }
+
+    /// How far its preparation or start has got, as its agent last said.
+    #[must_use]
+    pub fn progress(&self) -> Option<&Progress> {
+        let comes = matches!(self.phase, Phase::Preparing | Phase::Starting);
+        self.seen.progress.as_ref().filter(|_| comes)
+    }
+
+    /// One line that explains its state, or nothing: how far it has got, else why it stands there.
+    #[must_use]
+    pub fn told(&self) -> String {
+        match self.progress() {
+            Some(progress) => progress.to_string(),
+            None => self.message.clone(),
+        }
+    }
 }
 
 /// The place of a replica.
@@ -284,6 +312,17 @@ impl Phase {
 }
 
 impl Deployment {
+    /// Whether a node that says it has this replica may have it: the replica has its place there, or is to get one.
+    /// After an older copy of the store was put back, nodes may run a replica that was given another place since.
+    #[must_use]
+    pub fn expects(&self, replica: ReplicaId, node: &NodeId) -> bool {
+        let here = |known: &Replica| match &known.placement {
+            Some(place) => place.node_id == *node,
+            None => self.desired == Desired::Running,
+        };
+        self.replicas.iter().any(|known| known.id == replica && here(known))
+    }
+
     /// The state of the whole, as the API shows it: the best that any replica that is to stay has reached.
     #[must_use]
     pub fn state(&self) -> Phase {
@@ -318,14 +357,14 @@ impl Deployment {
             Phase::Running => {
                 let running = staying().filter(|replica| replica.phase == Phase::Running).count();
                 let wanted = self.spec.replicas;
-                let other = staying().find(|r| r.phase != Phase::Running && !r.message.is_empty());
+                let other = staying().find(|r| r.phase != Phase::Running && !r.told().is_empty());
                 match other {
                     _ if running >= wanted as usize => String::new(),
-                    Some(other) => format!("{running} of {wanted} replicas running; {}", other.message),
+                    Some(other) => format!("{running} of {wanted} replicas running; {}", other.told()),
                     None => format!("{running} of {wanted} replicas running"),
                 }
             }
-            _ => staying().find(|r| r.phase == state).map(|r| r.message.clone()).unwrap_or_default(),
+            _ => staying().find(|r| r.phase == state).map(Replica::told).unwrap_or_default(),
         }
     }
 }

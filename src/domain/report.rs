@@ -1,7 +1,10 @@
 //! What agents report of their replicas.
 
+use std::fmt;
+
 use nebula_core::address::HostPort;
 use nebula_core::ids::{CommandId, DeploymentId, Generation, NodeId, ReplicaId};
+use serde::Serialize;
 
 use super::node::{Availability, NodeHealth, NodeStats};
 
@@ -20,10 +23,41 @@ pub struct ReplicaReport {
     pub container_id: String,
     /// The runtime's port on the node's loopback interface.
     pub port: u16,
-    /// Why it failed, or what it is doing.
+    /// Why it failed, or why it was started again.
     pub message: String,
     /// How often the agent started it again.
     pub restarts: u32,
+    /// What else the agent saw.
+    pub seen: Seen,
+}
+
+/// What an agent sees of a replica that matters while it lasts: shown, never stored.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// How far its preparation or its start has got.
+    pub progress: Option<Progress>,
+    /// Its last end was for want of memory.
+    pub out_of_memory: bool,
+}
+
+/// How far something that takes long has got.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Progress {
+    /// From 0 to 100, where that can be said.
+    pub percent: Option<u8>,
+    /// One line for people.
+    pub message: String,
+}
+
+/// The message, and the share unless the message tells one itself.
+impl fmt::Display for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        match self.percent {
+            Some(percent) if !self.message.contains('%') => write!(f, ", {percent} %"),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Where a replica stands on its node.
@@ -71,4 +105,17 @@ pub struct NodeFacts {
     pub report_seq: u64,
     /// This deployment's replicas by the newest report.
     pub replicas: Vec<ReplicaReport>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_tells_its_share_once() {
+        let said = |percent, message: &str| Progress { percent, message: message.to_owned() }.to_string();
+        assert_eq!(said(Some(30), "pulling image x: 1.2 of 4.0 GB"), "pulling image x: 1.2 of 4.0 GB, 30 %");
+        assert_eq!(said(Some(30), "loading weights: 30% done"), "loading weights: 30% done");
+        assert_eq!(said(None, "compiling"), "compiling");
+    }
 }

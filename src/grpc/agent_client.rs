@@ -13,7 +13,8 @@ use tonic::{Code, Status};
 
 use super::convert;
 use crate::domain::command::{Action, Command};
-use crate::ports::{AgentApi, AgentError, BoxFuture, ByteStream, LogQuery};
+use crate::domain::error::{Error, ErrorClass};
+use crate::ports::{AgentApi, AgentError, BoxFuture, ByteStream, ExecOutcome, ExecQuery, LogQuery};
 
 /// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -22,6 +23,8 @@ const DELIVER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Keepalive of idle connections, and how long its answer may take.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// What an agent may take to answer for a command beyond the time that the command itself has.
+const EXEC_GRACE: Duration = Duration::from_secs(5);
 /// Grace that an agent gives a runtime that it stops.
 const STOP_GRACE_SECS: i32 = 10;
 /// Connections that are kept at most; beyond it all are dropped and made anew when needed.
@@ -78,6 +81,23 @@ fn agent_error(status: &Status) -> AgentError {
             AgentError::Unreachable(format!("{:?}: {}", status.code(), status.message()))
         }
     }
+}
+
+/// Why a command beside a replica has no exit code.
+fn exec_error(status: &Status) -> Error {
+    let class = match status.code() {
+        Code::InvalidArgument | Code::OutOfRange => ErrorClass::Unprocessable,
+        Code::NotFound => ErrorClass::NotFound,
+        Code::FailedPrecondition | Code::AlreadyExists | Code::Aborted => ErrorClass::Conflict,
+        Code::DeadlineExceeded => ErrorClass::Timeout,
+        Code::ResourceExhausted => ErrorClass::Overloaded,
+        Code::Unimplemented | Code::PermissionDenied => ErrorClass::Unprocessable,
+        Code::Internal | Code::DataLoss => ErrorClass::Internal,
+        Code::Ok | Code::Cancelled | Code::Unknown | Code::Unavailable | Code::Unauthenticated => {
+            return Error::new(ErrorClass::Unreachable, "the agent cannot be reached");
+        }
+    };
+    Error::new(class, status.message())
 }
 
 fn timed<T>(message: T, timeout: Duration) -> tonic::Request<T> {
@@ -152,6 +172,32 @@ impl AgentApi for GrpcAgents {
             };
             let bytes = stream.map_ok(|chunk| chunk.data).map_err(|status| agent_error(&status));
             Ok(bytes.boxed())
+        })
+    }
+
+    fn exec(&self, agent: &HostPort, query: ExecQuery) -> BoxFuture<Result<ExecOutcome, Error>> {
+        let client = self.client(agent);
+        Box::pin(async move {
+            let request = proto::ExecCommandRequest {
+                deployment_id: query.deployment.to_string(),
+                command: query.command,
+                timeout_seconds: i32::try_from(query.timeout.as_secs()).unwrap_or(i32::MAX),
+                replica_id: query.replica.to_string(),
+            };
+            let mut client =
+                client.map_err(|error| Error::new(ErrorClass::Unreachable, error.to_string()))?;
+            let running = tokio::time::timeout(
+                query.timeout + EXEC_GRACE + CONNECT_TIMEOUT,
+                client.exec_command(request),
+            );
+            let answer = match running.await {
+                Ok(answer) => answer.map_err(|status| exec_error(&status))?.into_inner(),
+                Err(_) => {
+                    return Err(Error::new(ErrorClass::Unreachable, "the agent did not answer in time"));
+                }
+            };
+            let proto::ExecCommandResponse { exit_code, stdout, stderr } = answer;
+            Ok(ExecOutcome { exit_code, stdout, stderr })
         })
     }
 }

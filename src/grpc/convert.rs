@@ -9,7 +9,7 @@ use tonic::Status;
 use crate::actors::registry::machine::Registration;
 use crate::domain::command::{Action, Command, StartSpec};
 use crate::domain::node::{Capabilities, Gpu, GpuStats, NodeHealth, NodeStats};
-use crate::domain::report::{NodeReport, ReplicaReport, ReportedStatus};
+use crate::domain::report::{NodeReport, Progress, ReplicaReport, ReportedStatus, Seen};
 
 /// The auth proxy's port when an agent says none.
 const PROXY_PORT_DEFAULT: u16 = 8888;
@@ -182,8 +182,10 @@ fn replica(status: proto::AgentDeploymentStatus) -> Option<ReplicaReport> {
             return None;
         }
     };
-    let message =
-        if status.error_message.is_empty() { status.progress_message } else { status.error_message };
+    let seen = Seen {
+        progress: progress(status.progress_percent, status.progress_message),
+        out_of_memory: status.out_of_memory,
+    };
     Some(ReplicaReport {
         deployment_id: status.deployment_id.parse().ok()?,
         replica_id: status.replica_id.parse().ok()?,
@@ -191,9 +193,19 @@ fn replica(status: proto::AgentDeploymentStatus) -> Option<ReplicaReport> {
         status: reported,
         container_id: clip(status.container_id),
         port: u16::try_from(status.port).unwrap_or(0),
-        message,
+        message: status.error_message,
         restarts: u32::try_from(status.restarts).unwrap_or(0),
+        seen,
     })
+}
+
+/// What an agent says of how far it has got; nothing when it says nothing. A share of 0 is one that is not known.
+fn progress(percent: f32, message: String) -> Option<Progress> {
+    let message = clip(message);
+    let known = percent.is_finite() && percent > 0.0;
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 0 to 100")]
+    let percent = known.then(|| percent.min(100.0) as u8);
+    (percent.is_some() || !message.is_empty()).then_some(Progress { percent, message })
 }
 
 /// A command as heartbeats carry it.
@@ -242,3 +254,6 @@ pub(super) fn start_request(command: &Command, spec: &StartSpec) -> proto::Start
         gateway_token: spec.gateway_token.expose().to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests;

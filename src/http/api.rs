@@ -18,6 +18,7 @@ mod create;
 mod deployments;
 pub mod error;
 mod events;
+mod exec;
 mod nodes;
 mod origin;
 mod view;

@@ -15,6 +15,7 @@ use crate::domain::deployment::{
 };
 use crate::domain::idempotency::UsedKey;
 use crate::domain::node::{Capabilities, Gpu, Node, Presence, Scheduling};
+use crate::domain::report::Seen;
 use crate::ports::StoreError;
 
 mod command;
@@ -395,6 +396,7 @@ pub(super) fn read_replica(record: &Record) -> Result<Replica, StoreError> {
         port: stored.port,
         message: stored.message,
         restarts: stored.restarts,
+        seen: Seen::default(),
     })
 }
 

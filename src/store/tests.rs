@@ -13,6 +13,7 @@ use crate::domain::deployment::{
 };
 use crate::domain::event::{Happening, Line};
 use crate::domain::node::{Capabilities, Gpu, Presence, Scheduling};
+use crate::domain::report::Seen;
 
 fn pairs(text: &str) -> BTreeMap<String, String> {
     BTreeMap::from([(text.to_owned(), format!("{text}-value"))])
@@ -57,6 +58,7 @@ pub(super) fn deployment() -> Deployment {
         port: 30_000,
         message: "node gpu-server-1 is offline".to_owned(),
         restarts: 2,
+        seen: Seen::default(),
     };
     Deployment {
         id: DeploymentId::from_bytes([1; 16]),

@@ -29,15 +29,35 @@ class Client:
 
     def call(self, name, request):
         """Calls `package.Service/Method` with a message written as JSON; every field must be known."""
-        method = self.method(name)
-        of = lambda kind: message_factory.GetMessageClass(kind)
-        stub = self.channel.unary_unary(
+        stub, read = self.stub(name, self.channel.unary_unary)
+        return read(stub(self.message(name, request), timeout=CALL_SECONDS))
+
+    def stream(self, name, request, seconds=CALL_SECONDS):
+        """Calls a method that answers with many messages, and yields them."""
+        stub, read = self.stub(name, self.channel.unary_stream)
+        yield from map(read, stub(self.message(name, request), timeout=seconds))
+
+    def converse(self, name, requests, seconds=CALL_SECONDS):
+        """Calls a method with streams both ways: the call, which yields messages, and what reads them."""
+        stub, read = self.stub(name, self.channel.stream_stream)
+        return stub((self.message(name, request) for request in requests), timeout=seconds), read
+
+    def stub(self, name, kind):
+        """What calls a method, and what turns its messages into JSON."""
+        answers = message_factory.GetMessageClass(self.method(name).output_type)
+        stub = kind(
             f"/{name}",
             request_serializer=lambda message: message.SerializeToString(),
-            response_deserializer=of(method.output_type).FromString,
+            response_deserializer=answers.FromString,
         )
-        message = json_format.ParseDict(request, of(method.input_type)(), descriptor_pool=self.pool)
-        answer = stub(message, timeout=CALL_SECONDS)
-        return json_format.MessageToDict(
-            answer, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
-        )
+        return stub, as_json
+
+    def message(self, name, request):
+        kind = message_factory.GetMessageClass(self.method(name).input_type)
+        return json_format.ParseDict(request, kind(), descriptor_pool=self.pool)
+
+
+def as_json(message):
+    return json_format.MessageToDict(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )

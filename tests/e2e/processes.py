@@ -19,7 +19,9 @@ if not BIN_DIR.is_absolute():
 # Every process of one test carries this variable, runtimes too, because they inherit it.
 MARK = "NEBULA_TEST_RUN"
 # Settings of whoever runs the tests must not reach the programs under test.
-FOREIGN = re.compile(r"^(NEBULA|NEBULAD|NEBULA_AGENT|NEBULA_SIM)_|^(CARGO|RUST)_?|^PORT$|_proxy$", re.IGNORECASE)
+FOREIGN = re.compile(
+    r"^(NEBULA|NEBULAD|NEBULA_AGENT|NEBULA_SIM|DOCKER|HF|AWS)_|^(CARGO|RUST)_?|^PORT$|_proxy$", re.IGNORECASE
+)
 LOOK_SECONDS = 0.02
 # Runtimes' ports: each test has some of its own, so that what else runs on this machine does not disturb it.
 PORTS_FIRST, PORTS_EACH, PORTS_SHARES = 30000, 20, 50

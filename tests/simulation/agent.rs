@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nebula_agent::replica::machine as replica;
-use nebula_agent::replica::spec::{Access, Ended, ProcessRef, Spec};
+use nebula_agent::replica::spec::{Access, Ended, Instance, ProcessRef, Spec};
 use nebula_core::clock::Tick;
 use nebula_core::ids::{CommandId, DeploymentId, Generation, NodeId, ReplicaId};
 use nebulad::domain::command::{Action, Command};
-use nebulad::domain::report::{ReplicaReport, ReportedStatus};
+use nebulad::domain::report::{ReplicaReport, ReportedStatus, Seen};
 
 use super::sim::{Event, Sim};
 
@@ -141,10 +141,11 @@ impl Agent {
             port: 0,
             message: "cannot_start: declined".to_owned(),
             restarts: 0,
+            seen: Seen::default(),
         });
         let newer = |live: &Live| {
-            let generation = live.machine.state().generation;
-            self.declined.iter().any(|(_, id, declined)| *id == live.id && *declined > generation)
+            let now = live.machine.state().generation;
+            self.declined.iter().any(|(_, id, declined)| *id == live.id && *declined > now)
         };
         let live = self.live.iter().filter(|live| !newer(live)).filter_map(report);
         declined.chain(live).collect()
@@ -188,10 +189,11 @@ fn report(live: &Live) -> Option<ReplicaReport> {
         replica_id: live.id,
         generation: view.generation,
         status,
-        container_id: view.process.map(|process| process.pid.to_string()).unwrap_or_default(),
+        container_id: view.instance.map(Instance::id).unwrap_or_default(),
         port: view.port,
         message: view.message,
         restarts: view.restarts,
+        seen: Seen::default(),
     })
 }
 
@@ -222,7 +224,7 @@ impl Sim {
         for (state, spec) in stored {
             let id = state.replica;
             let agent = self.agent(n);
-            let found = match (&state.phase, state.phase.process()) {
+            let found = match (&state.phase, state.phase.instance().and_then(Instance::process)) {
                 (replica::Phase::Spawning { .. }, _) => agent
                     .processes
                     .iter()
@@ -231,8 +233,8 @@ impl Sim {
                 (_, at) => at.filter(|at| agent.processes.iter().any(|process| process.at == *at)),
             };
             let boot = [agent.boots; 16];
-            let found = match (found, state.phase.process()) {
-                (Some(process), _) => replica::Found::Alive(process),
+            let found = match (found, state.phase.instance().and_then(Instance::process)) {
+                (Some(process), _) => replica::Found::Alive(Instance::Process(process)),
                 (None, Some(at)) if at.boot != boot => replica::Found::Rebooted,
                 (None, _) => replica::Found::Gone(Ended::default()),
             };
@@ -280,6 +282,8 @@ impl Sim {
                     args: start.args.clone(),
                     env: BTreeMap::new(),
                     gpu_devices: start.gpu_devices.clone(),
+                    image: None,
+                    driver: None,
                 });
                 let access =
                     Access { public: start.public, tokens: start.token.into_iter().collect(), gateway: None };
@@ -377,7 +381,7 @@ impl Sim {
                         return replied;
                     }
                 }
-                replica::Effect::Route { .. } | replica::Effect::StopProbe => {}
+                replica::Effect::Route { .. } | replica::Effect::Guard { .. } | replica::Effect::StopProbe => {}
                 replica::Effect::Prepare { attempt } => {
                     let takes = self.rng.between(5, 1_500);
                     let well = !self.rng.chance(self.mix.prepare_fails);
@@ -385,13 +389,13 @@ impl Sim {
                     self.after(takes, Event::Prepared { node: n, life, replica: id, attempt, well });
                 }
                 replica::Effect::Spawn { attempt } => effects.extend(self.spawn(n, id, attempt)),
-                replica::Effect::Watch { attempt, process } => self.watch(n, id, attempt, process),
+                replica::Effect::Watch { attempt, instance } => self.watch(n, id, attempt, process(instance)),
                 replica::Effect::Probe { attempt } => {
                     let takes = self.rng.between(100, 4_000);
                     let life = self.agent(n).life;
                     self.after(takes, Event::Healthy { node: n, life, replica: id, attempt });
                 }
-                replica::Effect::Signal { process, signal } => self.signal(n, process, signal),
+                replica::Effect::Signal { instance, signal } => self.signal(n, process(instance), signal),
                 replica::Effect::SetTimer { fence, after } => self.set_timer(n, id, fence, after),
                 replica::Effect::CancelTimer => self.agent(n).live(id)?.timer = None,
                 replica::Effect::Report => self.changed(n),
@@ -467,7 +471,8 @@ impl Sim {
             return live.machine.step(replica::Event::SpawnFailed { attempt, message }, now);
         }
         let (port, gpus) = (live.machine.state().port, live.machine.spec().gpu_devices.clone());
-        let effects = live.machine.step(replica::Event::Spawned { attempt, process: at }, now);
+        let effects =
+            live.machine.step(replica::Event::Spawned { attempt, instance: Instance::Process(at) }, now);
         agent.processes.push(Process { at, replica: id, attempt, gpus, port, ending: false, deaf });
         self.count("runtimes started", 1);
         self.trace(|| format!("n{n:02} {} process {} exists", short(id), at.pid));
@@ -529,7 +534,8 @@ impl Sim {
             replica::Event::Prepared { attempt, port: self.agent(n).claim(id) }
         } else {
             self.count("preparations failed", 1);
-            replica::Event::PrepareFailed { attempt, message: "no model".to_owned() }
+            let reason = replica::FailureReason::Model;
+            replica::Event::PrepareFailed { attempt, reason, message: "no model".to_owned() }
         };
         self.step(n, id, event);
     }
@@ -577,6 +583,11 @@ impl Sim {
             self.speak_at(n, from.max(now));
         }
     }
+}
+
+/// What runs here is always a process.
+fn process(instance: Instance) -> ProcessRef {
+    instance.process().expect("a process")
 }
 
 /// As in production, with a shorter limit for starts.

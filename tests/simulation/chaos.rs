@@ -18,6 +18,8 @@ use super::talk::Beat;
 
 /// Deployments that live at once.
 const DEPLOYMENTS_MAX: usize = 24;
+/// How an argument begins that a change of a spec replaces.
+const CHANGED: &str = "--changed-at=";
 /// Copies of the store that are kept.
 const EXPORTS_KEPT: usize = 3;
 
@@ -35,6 +37,7 @@ pub(crate) struct Mix {
     pub(crate) machines: u64,
     pub(crate) pauses: u64,
     pub(crate) restores: u64,
+    pub(crate) changes: u64,
     pub(crate) slow_commits: u64,
     pub(crate) prepare_fails: u64,
     pub(crate) exits: u64,
@@ -76,6 +79,7 @@ impl Sim {
             mix.machines,
             mix.pauses,
             mix.restores,
+            mix.changes,
         ];
         let mut at = self.rng.below(weights.iter().sum());
         let mut which = 0;
@@ -97,7 +101,8 @@ impl Sim {
             6 => self.hurt_agent(n),
             7 => self.hurt_machine(n),
             8 => self.pause(),
-            _ => self.restore(),
+            9 => self.restore(),
+            _ => self.change(),
         }
     }
 
@@ -129,6 +134,18 @@ impl Sim {
             _ => Intent::Delete,
         };
         self.want(d, intent);
+    }
+
+    /// Some deployment gets another spec, whether it runs, stops or is stopped.
+    fn change(&mut self) {
+        let known: Vec<u32> = self.control.names.iter().copied().collect();
+        let Some(d) = self.rng.pick(&known) else { return };
+        let Some(actor) = self.deployment(d) else { return };
+        let mut spec = actor.machine.deployment().spec.clone();
+        spec.args.retain(|arg| !arg.starts_with(CHANGED));
+        spec.args.push(format!("{CHANGED}{}", self.now));
+        self.count("specs changed", 1);
+        self.want(d, Intent::Change(Box::new(spec)));
     }
 
     fn token(&mut self) -> TokenHash {
@@ -286,7 +303,9 @@ impl Sim {
     fn pause(&mut self) {
         if self.control.up {
             self.count("nebulad stopped and continued", 1);
-            self.control.paused_until = self.now + self.rng.between(1_000, 200_000);
+            let until = self.now + self.rng.between(1_000, 200_000);
+            self.control.paused_until = until;
+            self.at(until, Event::ControlContinues(self.control.life));
         }
     }
 

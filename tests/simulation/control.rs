@@ -166,6 +166,8 @@ pub(crate) struct Control {
     pub(crate) plan: Option<Plan>,
     /// Nothing happens in it before this moment: it was stopped.
     pub(crate) paused_until: u64,
+    /// What came meanwhile, in order.
+    pub(crate) held: Vec<Event>,
     /// Since the last full report of each node, how often nothing followed from one.
     pub(crate) quiet: BTreeMap<u16, u8>,
     /// Commands on their way from deployments to sessions: about one replica, one after the other.
@@ -189,6 +191,7 @@ impl Default for Control {
             caution: Caution::new(false, None),
             plan: None,
             paused_until: 0,
+            held: Vec::new(),
             quiet: BTreeMap::new(),
             sending: HashMap::new(),
             tripped: false,
@@ -447,8 +450,17 @@ impl Sim {
         control.sending.clear();
         control.plan = None;
         control.paused_until = 0;
+        control.held.clear();
         control.table = RouteTable::default();
         self.after(down_for, Event::ControlStarts);
+    }
+
+    /// The process goes on after it was stopped, and takes what came meanwhile.
+    pub(crate) fn control_continues(&mut self) {
+        if self.control.paused_until <= self.now {
+            let held = std::mem::take(&mut self.control.held);
+            held.into_iter().for_each(|event| self.after(0, event));
+        }
     }
 
     /// The process starts: router, scheduler, registry, and then every deployment.

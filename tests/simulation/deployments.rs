@@ -21,6 +21,7 @@ impl Sim {
             self.control.cells.remove(&Who::Deployment(d));
             self.control.names.remove(&d);
             self.oracle.finished(d);
+            self.touch_nodes_of(d);
             self.mail(Who::Scheduler, Mail::Holds(d, Vec::new()));
             self.mail(Who::Router, Mail::Withdraw(deployment_id(d)));
             return;
@@ -176,6 +177,7 @@ impl Sim {
                 self.control.names.remove(&d);
                 self.control.cells.remove(&Who::Deployment(d));
                 self.oracle.finished(d);
+                self.touch_nodes_of(d);
             }
         }
     }
@@ -234,6 +236,7 @@ impl Sim {
             let same = matches!(&cell.status, Some(Status::Deployment(known)) if **known == dep);
             if !same {
                 cell.status = Some(Status::Deployment(Box::new(dep)));
+                self.touch_nodes_of(d);
             }
         }
     }

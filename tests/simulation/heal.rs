@@ -1,6 +1,6 @@
 //! Everything works again: what is wanted must come true, all of it and nothing else.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use nebula_agent::replica::machine as replica;
 use nebula_core::ids::ReplicaId;
@@ -48,6 +48,7 @@ impl Sim {
         self.trace(|| "everything works again".to_owned());
         self.links = vec![Link::default(); usize::from(NODES)];
         (self.control.plan, self.control.paused_until) = (None, 0);
+        self.control_continues();
         if !self.control.up {
             self.control_starts();
         }
@@ -133,18 +134,14 @@ impl Sim {
             return Some(format!("{online} of {NODES} nodes are online"));
         }
         let mut wanted = BTreeSet::new();
-        let mut held = BTreeSet::new();
-        let mut known = BTreeSet::new();
+        let mut held = BTreeMap::new();
         for d in self.deployments() {
             let dep = self.deployment(d)?.machine.deployment().clone();
             if let Some(problem) = self.deployment_problem(d, &dep, &mut wanted) {
                 return Some(problem);
             }
-            held.extend(dep.replicas.iter().filter(|r| r.placement.is_some()).map(|r| r.id));
-            if self.restored {
-                // An older copy may know a replica without the place that it got since.
-                known.extend(dep.replicas.iter().map(|replica| replica.id));
-            }
+            let place = |replica: &Replica| Some((replica.id, node_index(&replica.placement.as_ref()?.node_id)));
+            held.extend(dep.replicas.iter().filter_map(place));
         }
         for n in 0..NODES {
             let waiting = self.session(n).map_or(0, |actor| actor.machine.waiting());
@@ -155,7 +152,7 @@ impl Sim {
                 .agent(n)
                 .live
                 .iter()
-                .find(|live| !held.contains(&live.id) && !known.contains(&live.id))
+                .find(|live| held.get(&live.id) != Some(&n))
                 .map(|live| live.id);
             if let Some(stranger) = strangers {
                 return Some(format!("n{n:02} has a replica {} that nobody wants", short(stranger)));
@@ -164,7 +161,7 @@ impl Sim {
                 .agent(n)
                 .processes
                 .iter()
-                .find(|process| !wanted.contains(&process.replica) && !known.contains(&process.replica))
+                .find(|process| !wanted.contains(&process.replica))
                 .cloned();
             if let Some(extra) = extra {
                 return Some(format!("n{n:02} runs {} that is not to run", short(extra.replica)));

@@ -352,7 +352,7 @@ impl Sim {
             .map(|agent| agent.processes.iter().filter(|process| process.replica == new.replica).count())
             .sum();
         if copies > 1 && self.restored {
-            // The copy did not know where it had been placed since: see `problem`.
+            // The copy did not know where it had been placed since: the one there is ended when that place is known.
             self.count("replicas placed once more after a restore", 1);
         } else if copies > 1 {
             self.violated("I5", format!("{copies} runtimes of {}", short(new.replica)));

@@ -15,7 +15,7 @@ use nebulad::ports::AgentError;
 
 use super::agent::{Answer, node_id, node_index};
 use super::control::registry_op::Op;
-use super::control::{Cell, Do, Machine, Mail, SessionActor, Status, Who, deployment_number};
+use super::control::{Cell, Do, Machine, Mail, SessionActor, Status, Who, deployment_id, deployment_number};
 use super::sim::{Event, Sim};
 use super::talk::{Beat, BeatAnswer};
 use nebula_agent::replica::machine::Refusal;
@@ -43,6 +43,19 @@ impl Sim {
     /// Something of this node may follow from its next reports.
     pub(crate) fn touch(&mut self, n: u16) {
         self.control.quiet.insert(n, 0);
+    }
+
+    /// What a deployment says of itself has changed: nodes that have replicas of it may have some that it does not.
+    pub(crate) fn touch_nodes_of(&mut self, d: u32) {
+        let id = deployment_id(d);
+        let has = |(who, cell): (&Who, &Cell)| match (who, &cell.status) {
+            (Who::Session(n), Some(Status::Session { reported, .. })) => {
+                reported.iter().any(|report| report.deployment_id == id).then_some(*n)
+            }
+            _ => None,
+        };
+        let nodes: Vec<u16> = self.control.cells.iter().filter_map(has).collect();
+        nodes.into_iter().for_each(|n| self.touch(n));
     }
 
     // The registry.
@@ -172,7 +185,7 @@ impl Sim {
         }
         if self.control.paused_until > self.now {
             let beat = Box::new(beat);
-            return self.at(self.control.paused_until, Event::BeatArrives { node: n, life, call, beat });
+            return self.control.held.push(Event::BeatArrives { node: n, life, call, beat });
         }
         let refused = BeatAnswer::Failed { spent: 0 };
         if self.registry().is_none() {
@@ -224,7 +237,8 @@ impl Sim {
         if self.session(n).is_none() {
             return Vec::new();
         }
-        let orphans: Vec<ReplicaReport> = replicas.iter().filter(|r| !self.knows(r)).cloned().collect();
+        let orphans: Vec<ReplicaReport> =
+            replicas.iter().filter(|report| !self.expects(report, n)).cloned().collect();
         let report = NodeReport { replicas, acked, ..NodeReport::default() };
         let Some(actor) = self.session(n) else { return Vec::new() };
         let (mut commands, mut effects) = actor.machine.report(report);
@@ -257,11 +271,11 @@ impl Sim {
         self.control.cells.keys().filter_map(number).collect()
     }
 
-    fn knows(&self, report: &ReplicaReport) -> bool {
+    fn expects(&self, report: &ReplicaReport, n: u16) -> bool {
         let who = Who::Deployment(deployment_number(report.deployment_id));
         let Some(cell) = self.control.cells.get(&who) else { return false };
         match &cell.status {
-            Some(Status::Deployment(dep)) => dep.replicas.iter().any(|known| known.id == report.replica_id),
+            Some(Status::Deployment(dep)) => dep.expects(report.replica_id, &node_id(n)),
             _ => true,
         }
     }

@@ -35,6 +35,7 @@ pub(crate) enum Event {
     RegistryTimer(u32, u32),
     SendCommand(u32, u32, Box<Command>),
     ControlStarts,
+    ControlContinues(u32),
     // Between nebulad and agents.
     BeatArrives {
         node: u16,
@@ -251,6 +252,7 @@ impl Sim {
                 self.in_control(life, |sim| sim.try_send(tries, command));
             }
             Event::ControlStarts => self.control_starts(),
+            Event::ControlContinues(life) => self.in_control(life, Self::control_continues),
             Event::BeatArrives { node, life, call, beat } => self.beat_arrives(node, life, call, *beat),
             Event::BeatAnswered { node, life, call, answer } => {
                 let agent = self.agent(node);

@@ -1,110 +1,114 @@
-//! Running a command beside a replica: in its environment and directory, bounded in time and output.
+//! Running a command beside a replica: a session with its input, its outputs and its exit code, the same for both
+//! drivers.
+//!
+//! A session is two bounded channels. Whoever does not read stops the command at its next word; whoever does not
+//! write stops nobody. Dropping the session kills what it runs.
+
+mod container;
+mod mark;
+mod process;
+mod pump;
 
 use std::io;
-use std::os::unix::process::ExitStatusExt as _;
-use std::path::Path;
-use std::process::Stdio;
-use std::time::Duration;
 
-use nebula_core::ids::ReplicaId;
-use tokio::io::{AsyncRead, AsyncReadExt as _};
+use bytes::Bytes;
+use tokio::sync::mpsc;
 
-use super::{process, procfs, programs};
-use crate::replica::machine::Signal;
-use crate::replica::spec::ProcessRef;
-use crate::runtimes::Plan;
+pub(crate) use self::container::run_in;
+pub(crate) use self::process::{Beside, run};
 
-/// What is kept of each of the two outputs, in bytes.
-const OUTPUT_MAX: usize = 1024 * 1024;
-/// How long the outputs may stay open after the command has ended, held by a process that it left.
-const OUTPUT_GRACE: Duration = Duration::from_secs(1);
+/// Pieces of input, and of output, that may wait.
+const INPUTS_WAITING: usize = 2;
+const OUTPUTS_WAITING: usize = 8;
+/// What ends the input of a terminal's line discipline.
+const END_OF_TRANSMISSION: u8 = 4;
 
-/// How a command ended.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Outcome {
-    pub(crate) exit_code: i32,
-    pub(crate) stdout: String,
-    pub(crate) stderr: String,
+/// What to run.
+#[derive(Clone, Debug)]
+pub(crate) struct Command {
+    /// The program and its arguments.
+    pub(crate) words: Vec<String>,
+    /// The window of the terminal that it gets; none: it gets pipes.
+    pub(crate) tty: Option<Window>,
 }
 
-/// Why it did not.
+/// The size of a terminal's window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Window {
+    pub(crate) columns: u16,
+    pub(crate) rows: u16,
+}
+
+impl Default for Window {
+    fn default() -> Self {
+        Self { columns: 80, rows: 24 }
+    }
+}
+
+/// What goes in.
+#[derive(Debug)]
+pub(crate) enum Input {
+    Data(Bytes),
+    /// Nothing more follows. On a terminal: what Ctrl-D says.
+    Close,
+    Resize(Window),
+}
+
+/// What comes out.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Output {
+    Stdout(Bytes),
+    Stderr(Bytes),
+    /// The last one: the exit code as shells count it.
+    Exit(i32),
+}
+
+/// Why there is no exit code.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ExecError {
     /// There is no such program.
-    #[error("the program \"{0}\" is not on this node")]
+    #[error("the program \"{0}\" is not there")]
     NoProgram(String),
+    /// The replica ended meanwhile.
+    #[error("nothing runs: the replica has just ended")]
+    Gone,
+    /// The Docker Engine did not do it.
+    #[error("{0}")]
+    Engine(String),
     /// It took too long and was killed.
     #[error("the command did not end within {0} s and was killed")]
     TimedOut(u64),
     /// The operating system refused.
-    #[error("the command cannot be run")]
+    #[error("the command cannot be run: {0}")]
     Io(#[from] io::Error),
 }
 
-/// Kills the command's process group when nobody waits for it any more.
-struct Group(Option<ProcessRef>);
+/// A command that runs.
+pub(crate) struct Session {
+    /// Closed by the session when the command takes no more.
+    pub(crate) input: mpsc::Sender<Input>,
+    /// Ends after [`Output::Exit`] or an error.
+    pub(crate) output: mpsc::Receiver<Result<Output, ExecError>>,
+}
 
-impl Drop for Group {
-    fn drop(&mut self) {
-        if let Some(process) = self.0 {
-            process::signal(process, Signal::Kill);
-        }
+/// The session's own ends of its channels.
+struct Inside {
+    input: mpsc::Receiver<Input>,
+    output: mpsc::Sender<Result<Output, ExecError>>,
+}
+
+impl Session {
+    fn new() -> (Self, Inside) {
+        let (input_in, input_out) = mpsc::channel(INPUTS_WAITING);
+        let (output_in, output_out) = mpsc::channel(OUTPUTS_WAITING);
+        let inside = Inside { input: input_out, output: output_in };
+        (Self { input: input_in, output: output_out }, inside)
     }
 }
 
-/// Runs `words` and waits for its end.
-///
-/// # Errors
-/// See [`ExecError`].
-pub(crate) async fn run(
-    plan: &Plan,
-    replica: ReplicaId,
-    attempt: u32,
-    cwd: &Path,
-    words: &[String],
-    timeout: Duration,
-) -> Result<Outcome, ExecError> {
-    let name = words.first().cloned().unwrap_or_default();
-    let program =
-        programs::find(&name, plan.env.get("PATH").map(String::as_str)).ok_or(ExecError::NoProgram(name))?;
-    let mut child = process::command(&program, plan, replica, attempt, cwd)
-        .args(words.iter().skip(1))
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    let mut group = Group(child.id().and_then(procfs::process));
-    let stdout = tokio::spawn(gather(child.stdout.take()));
-    let stderr = tokio::spawn(gather(child.stderr.take()));
-    let status = tokio::time::timeout(timeout, child.wait()).await;
-    let Ok(status) = status else {
-        return Err(ExecError::TimedOut(timeout.as_secs()));
-    };
-    let status = status?;
-    group.0 = None;
-    let exit_code = status.code().or(status.signal().map(|signal| 128 + signal)).unwrap_or(-1);
-    Ok(Outcome { exit_code, stdout: output(stdout).await, stderr: output(stderr).await })
-}
-
-async fn output(mut gathering: tokio::task::JoinHandle<String>) -> String {
-    let gathered = tokio::time::timeout(OUTPUT_GRACE, &mut gathering).await;
-    gathering.abort();
-    gathered.ok().and_then(Result::ok).unwrap_or_else(|| "[output still open]".to_owned())
-}
-
-/// Reads to the end and keeps the beginning.
-async fn gather(pipe: Option<impl AsyncRead + Unpin>) -> String {
-    let Some(mut pipe) = pipe else { return String::new() };
-    let mut kept = Vec::new();
-    let mut cut = false;
-    let mut buffer = vec![0; 16 * 1024];
-    while let Ok(count @ 1..) = pipe.read(&mut buffer).await {
-        let room = OUTPUT_MAX.saturating_sub(kept.len()).min(count);
-        kept.extend_from_slice(buffer.get(..room).unwrap_or_default());
-        cut |= room < count;
-    }
-    let mut text = String::from_utf8_lossy(&kept).into_owned();
-    if cut {
-        text.push_str("\n[output cut here]\n");
-    }
-    text
+/// Marks the end of input on a terminal: a line that is not ended takes two.
+fn end_of_input(last: Option<u8>) -> &'static [u8] {
+    const TWICE: [u8; 2] = [END_OF_TRANSMISSION; 2];
+    let at_line_start = matches!(last, None | Some(b'\n' | b'\r' | END_OF_TRANSMISSION));
+    if at_line_start { TWICE.split_at(1).0 } else { &TWICE }
 }

@@ -1,11 +1,13 @@
-//! What a replica's processes wrote: per try a file, cut to its last megabyte or two. The last two tries are kept.
+//! What a replica's runtimes wrote: per try a file, cut to its last megabyte or two. Of the last ten tries something is
+//! kept: the newest two whole, of those before their last lines.
 //!
-//! The process writes into the file itself, in append mode. When the file has grown over its limit, its end is copied
-//! beside it and the file emptied. Offsets count all bytes that were ever written, so that a reader keeps its place.
+//! A process writes into the file itself, in append mode; what a container writes is appended here. When the file has
+//! grown over its limit, its end is copied beside it and the file emptied. Offsets count all bytes that were ever
+//! written, so that a reader keeps its place.
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,7 +19,12 @@ const PART_MAX: u64 = 1024 * 1024;
 /// Longer lines are cut.
 const LINE_MAX: usize = 64 * 1024;
 /// Tries whose logs are kept.
-const TRIES_KEPT: u32 = 2;
+const TRIES_KEPT: usize = 10;
+/// Of these the newest so many are kept whole.
+const WHOLE_KEPT: usize = 2;
+/// What is kept of each of the others: the last lines, within so many bytes.
+const TRIMMED_LINES: usize = 200;
+const TRIMMED_BYTES: u64 = 256 * 1024;
 const SUFFIX: &str = ".log";
 const OLD_SUFFIX: &str = ".log.1";
 
@@ -55,19 +62,23 @@ impl Logs {
         Self { dir, tries: Mutex::new(tries) }
     }
 
-    /// The log of a try and the file into which its process writes. Older tries than the last leave.
+    /// The log of a new try and the file into which its process writes. Older tries shrink, and at last leave.
     ///
     /// # Errors
     /// When the file cannot be made.
     pub(crate) fn begin(&self, number: u32) -> io::Result<(Arc<Log>, File)> {
         make_dir(&self.dir)?;
         let mut tries = self.tries.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept = tries.split_off(&(number + 1).saturating_sub(TRIES_KEPT));
-        for old in std::mem::replace(&mut *tries, kept).into_values() {
+        let log = Arc::clone(tries.entry(number).or_insert_with(|| Arc::new(Log::open(&self.dir, number))));
+        while tries.len() > TRIES_KEPT
+            && let Some((_, old)) = tries.pop_first()
+        {
             old.remove();
         }
-        let log = Arc::clone(tries.entry(number).or_insert_with(|| Arc::new(Log::open(&self.dir, number))));
-        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(&log.path)?;
+        for old in tries.values().rev().skip(WHOLE_KEPT) {
+            old.trim();
+        }
+        let file = log.file()?;
         Ok((log, file))
     }
 
@@ -102,6 +113,66 @@ impl Log {
         }
     }
 
+    fn file(&self) -> io::Result<File> {
+        OpenOptions::new().append(true).create(true).mode(0o600).open(&self.path)
+    }
+
+    /// Appends what a container wrote, and cuts the file when it is too large. Blocks.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub(crate) fn append(&self, bytes: &[u8]) -> io::Result<()> {
+        let written = match self.file() {
+            Ok(mut file) => file.write_all(bytes),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                make_dir(self.path.parent().unwrap_or(Path::new(".")))?;
+                self.file().and_then(|mut file| file.write_all(bytes))
+            }
+            Err(error) => Err(error),
+        };
+        written.and_then(|()| self.try_cut())
+    }
+
+    /// Empties it, because all of it comes again. A reader keeps its place after what was there.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub(crate) fn begin_anew(&self) -> io::Result<()> {
+        let mut layout = self.layout.lock().unwrap_or_else(PoisonError::into_inner);
+        let len = fs::metadata(&self.path).map_or(0, |found| found.len());
+        for path in [&self.path, &self.old_path] {
+            match fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                Ok(()) | Err(_) => {}
+            }
+        }
+        *layout = Layout { old_len: 0, base: layout.base + len };
+        Ok(())
+    }
+
+    /// Keeps the last lines only. Nobody writes into it any more.
+    fn trim(&self) {
+        if let Err(error) = self.try_trim() {
+            tracing::warn!(path = %self.path.display(), %error, "old log cannot be cut");
+        }
+    }
+
+    fn try_trim(&self) -> io::Result<()> {
+        let (kept, end) = self.tail(TRIMMED_LINES, TRIMMED_BYTES)?;
+        let len = u64::try_from(kept.len()).unwrap_or(u64::MAX);
+        let mut layout = self.layout.lock().unwrap_or_else(PoisonError::into_inner);
+        if layout.old_len == 0 && fs::metadata(&self.path).map_or(0, |found| found.len()) <= len {
+            return Ok(());
+        }
+        fs::write(&self.path, &kept)?;
+        match fs::remove_file(&self.old_path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        *layout = Layout { old_len: 0, base: end.saturating_sub(len) };
+        Ok(())
+    }
+
     /// Cuts the file when it is too large. What is written between the copy and the cut is lost.
     pub(crate) fn cut(&self) {
         if let Err(error) = self.try_cut() {
@@ -122,7 +193,7 @@ impl Log {
         let mut file = OpenOptions::new().read(true).write(true).open(&self.path)?;
         file.seek(SeekFrom::Start(len - PART_MAX))?;
         let mut end = Vec::new();
-        file.by_ref().take(2 * PART_MAX).read_to_end(&mut end)?;
+        io::Read::by_ref(&mut file).take(2 * PART_MAX).read_to_end(&mut end)?;
         fs::write(&self.old_path, &end)?;
         file.set_len(0)?;
         let copied = u64::try_from(end.len()).unwrap_or(u64::MAX);
@@ -248,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_two_tries_are_kept() {
+    fn something_of_the_last_ten_tries_is_kept() {
         let dir = tempfile::tempdir().expect("a directory");
         let logs = Logs::open(dir.path().join("r"));
         for number in 1..=3 {

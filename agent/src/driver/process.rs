@@ -30,9 +30,11 @@ const ATTEMPT_MARK: &str = "NEBULA_ATTEMPT";
 /// The agent's own settings, among them its join token, are nobody else's business.
 const OWN_SETTINGS: [&str; 2] = ["NEBULA_AGENT_", "NEBULAD_"];
 
-/// A process that is watched: our own child, or one that an earlier agent left.
+/// A process that is watched.
 pub(crate) enum Watched {
+    /// Our own child.
     Child(Child),
+    /// One that an earlier agent left.
     Adopted(ProcessRef),
 }
 

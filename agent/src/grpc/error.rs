@@ -26,7 +26,6 @@ pub(super) fn bad_request(error: BadRequest) -> Status {
     let message = error.to_string();
     match error {
         BadRequest::Invalid(_) => Status::invalid_argument(message),
-        BadRequest::NotBuilt(_) => Status::failed_precondition(message),
     }
 }
 
@@ -35,6 +34,8 @@ pub(super) fn exec(error: &ExecError) -> Status {
     match error {
         ExecError::NoProgram(_) => Status::invalid_argument(error.to_string()),
         ExecError::TimedOut(_) => Status::deadline_exceeded(error.to_string()),
-        ExecError::Io(cause) => Status::internal(format!("{error}: {cause}")),
+        ExecError::Gone => Status::failed_precondition(error.to_string()),
+        ExecError::Engine(_) => Status::unavailable(error.to_string()),
+        ExecError::Io(_) => Status::internal(error.to_string()),
     }
 }

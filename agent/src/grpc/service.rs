@@ -2,9 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
-use nebula_core::source::ModelSource;
 use nebula_proto::agent_service_server::AgentService;
 use nebula_proto::{
     DeleteDeploymentRequest, DeleteDeploymentResponse, DeploymentEvent, ExecCommandRequest,
@@ -18,27 +16,25 @@ use nebula_proto::{
     StopRuntimeResponse, StreamDeploymentLogsChunk, StreamDeploymentLogsRequest, UpdateAccessRequest,
     UpdateAccessResponse,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::error::{bad_request, exec, refused};
+use super::error::{bad_request, refused};
+use super::exec::Execs;
 use super::logs::{self, Reading};
+use super::models;
 use crate::agent::{Agent, report};
-use crate::driver::exec as driver_exec;
 use crate::driver::logs::Logs;
 use crate::replica::machine::{Event, Refusal};
 use crate::replica::manager::Selector;
 use crate::replica::task::{Refused, Snapshot};
-use crate::{request, runtimes};
+use crate::request;
 
 /// A stream of answers.
-type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+pub(super) type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// How long a command beside a replica may take when nothing is said, and at most.
-const EXEC_TIMEOUT: Duration = Duration::from_secs(60);
-const EXEC_TIMEOUT_MAX: Duration = Duration::from_secs(3_600);
 /// Lines of a log when nothing is said.
 const LOG_LINES: usize = 1_000;
 /// Bytes of a log in one answer.
@@ -49,11 +45,13 @@ const JOURNAL_LINES: usize = 100;
 /// AgentService.
 pub(super) struct Service {
     agent: Arc<Agent>,
+    execs: Execs,
 }
 
 impl Service {
-    pub(super) fn new(agent: Arc<Agent>) -> Self {
-        Self { agent }
+    /// `stop` says when the agent stops.
+    pub(super) fn new(agent: Arc<Agent>, stop: watch::Receiver<bool>) -> Self {
+        Self { execs: Execs::new(Arc::clone(&agent), stop), agent }
     }
 
     fn selector(deployment: &str, replica: &str) -> Result<Selector, Status> {
@@ -71,41 +69,11 @@ impl Service {
         let meant = Self::selector(deployment, replica)?;
         self.agent.replicas.tell(meant, &event).await.map_err(refused)
     }
-
-    async fn run_beside(&self, request: ExecCommandRequest) -> Result<driver_exec::Outcome, Status> {
-        let (snapshot, _) = self.one(&request.deployment_id, &request.replica_id)?;
-        if request.command.first().is_none_or(String::is_empty) {
-            return Err(Status::invalid_argument("the command is empty"));
-        }
-        if snapshot.view.process.is_none() {
-            let status = snapshot.view.status.as_str();
-            return Err(Status::failed_precondition(format!("nothing runs: the replica is {status}")));
-        }
-        let timeout = match u64::try_from(request.timeout_seconds) {
-            Ok(0) | Err(_) => EXEC_TIMEOUT,
-            Ok(seconds) => Duration::from_secs(seconds).min(EXEC_TIMEOUT_MAX),
-        };
-        let (replica, view) = (snapshot.replica, &snapshot.view);
-        let tools = self.agent.replicas.shared().tools.clone();
-        let (spec, port) = (Arc::clone(&snapshot.spec), view.port);
-        let plan = tokio::task::spawn_blocking(move || runtimes::plan(&spec, port, &tools))
-            .await
-            .map_err(|_| Status::internal("the replica's environment cannot be made"))?
-            .map_err(|error| Status::failed_precondition(error.to_string()))?;
-        let cwd = self.agent.replicas.work_dir(replica);
-        driver_exec::run(&plan, replica, view.attempt, &cwd, &request.command, timeout)
-            .await
-            .map_err(|error| exec(&error))
-    }
 }
 
 /// The number of lines that a request asks for; none when it says nothing.
 fn lines(tail: i32) -> Option<usize> {
     usize::try_from(tail).ok().filter(|lines| *lines > 0)
-}
-
-fn not_built(what: &str) -> Status {
-    Status::unimplemented(format!("{what} is not built yet"))
 }
 
 #[tonic::async_trait]
@@ -124,7 +92,7 @@ impl AgentService for Service {
     }
 
     async fn get_stats(&self, _: Request<StatsRequest>) -> Result<Response<StatsResponse>, Status> {
-        Ok(Response::new(StatsResponse { stats: Some(self.agent.host.stats()) }))
+        Ok(Response::new(StatsResponse { stats: Some(self.agent.stats()) }))
     }
 
     async fn get_health(&self, _: Request<HealthRequest>) -> Result<Response<HealthResponse>, Status> {
@@ -135,39 +103,28 @@ impl AgentService for Service {
         &self,
         _: Request<GetSystemInfoRequest>,
     ) -> Result<Response<GetSystemInfoResponse>, Status> {
-        Ok(Response::new(self.agent.host.info()))
+        Ok(Response::new(self.agent.system_info()))
     }
 
     async fn prepare_model(
         &self,
         request: Request<PrepareModelRequest>,
     ) -> Result<Response<PrepareModelResponse>, Status> {
-        let text = request.into_inner().model_path;
-        let source: ModelSource =
-            text.parse().map_err(|error| Status::invalid_argument(format!("{error}")))?;
-        let ModelSource::File { path } = source else {
-            return Err(not_built(&format!("fetching {source}")));
-        };
-        let file = std::path::PathBuf::from(&path);
-        tokio::task::spawn_blocking(move || runtimes::check_file(&file))
-            .await
-            .map_err(|_| Status::internal("the file cannot be looked at"))?
-            .map_err(|error| Status::not_found(error.to_string()))?;
-        Ok(Response::new(PrepareModelResponse { success: true, error: String::new(), local_path: path }))
+        models::prepare(&self.agent, request.into_inner()).await.map(Response::new)
     }
 
     async fn stream_ollama_pull(
         &self,
-        _: Request<OllamaPullRequest>,
+        request: Request<OllamaPullRequest>,
     ) -> Result<Response<Self::StreamOllamaPullStream>, Status> {
-        Err(not_built("pulling models of Ollama's library"))
+        models::ollama_pull(&self.agent, request.into_inner()).map(Response::new)
     }
 
     async fn stream_hf_download(
         &self,
-        _: Request<HfDownloadRequest>,
+        request: Request<HfDownloadRequest>,
     ) -> Result<Response<Self::StreamHFDownloadStream>, Status> {
-        Err(not_built("downloading from the Hugging Face hub"))
+        models::hf_download(&self.agent, request.into_inner()).map(Response::new)
     }
 
     async fn start_runtime(
@@ -292,16 +249,15 @@ impl AgentService for Service {
         &self,
         request: Request<ExecCommandRequest>,
     ) -> Result<Response<ExecCommandResponse>, Status> {
-        let driver_exec::Outcome { exit_code, stdout, stderr } =
-            self.run_beside(request.into_inner()).await?;
-        Ok(Response::new(ExecCommandResponse { exit_code, stdout, stderr }))
+        Ok(Response::new(self.execs.command(request.into_inner()).await?))
     }
 
     async fn exec_stream(
         &self,
-        _: Request<Streaming<ExecStreamInput>>,
+        request: Request<Streaming<ExecStreamInput>>,
     ) -> Result<Response<Self::ExecStreamStream>, Status> {
-        Err(not_built("an interactive exec"))
+        let answers = self.execs.stream(request.into_inner()).await?;
+        Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
     }
 
     async fn update_access(

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwap;
 use nebula_core::ids::{DeploymentId, ReplicaId};
 
+use super::stats::Stats;
 use crate::replica::spec::Access;
 
 /// One replica as the proxy sees it.
@@ -27,6 +28,7 @@ pub(crate) struct Route {
 pub(crate) struct Routes {
     table: ArcSwap<Table>,
     writing: Mutex<()>,
+    stats: Stats,
 }
 
 /// An immutable table.
@@ -58,6 +60,11 @@ impl Routes {
     /// The table as it is now.
     pub(crate) fn table(&self) -> Arc<Table> {
         self.table.load_full()
+    }
+
+    /// How many calls were answered, and how.
+    pub(crate) fn stats(&self) -> &Stats {
+        &self.stats
     }
 
     /// Adds or replaces a replica's route.

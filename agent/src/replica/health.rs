@@ -34,11 +34,17 @@ enum Answer {
 }
 
 /// Resolves when the runtime on `port` says that it is ready and is the replica's: what another program answers there
-/// counts for nothing.
-pub(crate) async fn until_ready(port: u16, health: Health, process: ProcessRef, replica: ReplicaId) {
+/// counts for nothing. The port of a container is held by the Engine, so there is no `process` to look at.
+pub(crate) async fn until_ready(
+    port: u16,
+    health: Health,
+    process: Option<ProcessRef>,
+    replica: ReplicaId,
+) {
     let mut told = false;
     loop {
         until_answered(port, health).await;
+        let Some(process) = process else { return };
         let looking = tokio::task::spawn_blocking(move || {
             (procfs::is_alive(process), sockets::owner(port, process, replica))
         });
@@ -70,6 +76,34 @@ async fn until_answered(port: u16, health: Health) {
     }
 }
 
+/// Why a runtime does not answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Silence {
+    /// Nobody takes the connection, or whoever does hangs up.
+    #[error("{0}")]
+    Refused(std::io::Error),
+    /// It was taken and closed without a byte.
+    #[error("it closes connections without a word")]
+    Closed,
+    /// Nothing came.
+    #[error("nothing came within {} s", TIMEOUT_MAX.as_secs())]
+    Late,
+}
+
+/// Whether whoever listens on `port` answers anything at all, within five seconds. Any byte is an answer: a runtime that
+/// is busy or unwell is not one that hangs.
+///
+/// # Errors
+/// When nothing came.
+pub(crate) async fn answers(port: u16, path: &str) -> Result<(), Silence> {
+    match tokio::time::timeout(TIMEOUT_MAX, head(port, path)).await {
+        Ok(Ok(head)) if head.is_empty() => Err(Silence::Closed),
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(Silence::Refused(error)),
+        Err(_) => Err(Silence::Late),
+    }
+}
+
 async fn ask(port: u16, path: &str, timeout: Duration) -> Answer {
     match tokio::time::timeout(timeout, status(port, path)).await {
         Ok(Ok(Some(200..=299))) => Answer::Ready,
@@ -81,6 +115,15 @@ async fn ask(port: u16, path: &str, timeout: Duration) -> Answer {
 
 /// The status of a GET; none when what comes is no HTTP.
 async fn status(port: u16, path: &str) -> std::io::Result<Option<u16>> {
+    let head = head(port, path).await?;
+    let line = head.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let line = std::str::from_utf8(line).unwrap_or_default();
+    let is_http = line.starts_with("HTTP/1.");
+    Ok(line.split(' ').nth(1).filter(|_| is_http).and_then(|status| status.parse().ok()))
+}
+
+/// The first line of what a GET is answered with, and perhaps more.
+async fn head(port: u16, path: &str) -> std::io::Result<Vec<u8>> {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
@@ -90,10 +133,7 @@ async fn status(port: u16, path: &str) -> std::io::Result<Option<u16>> {
             break;
         }
     }
-    let line = head.split(|byte| *byte == b'\n').next().unwrap_or_default();
-    let line = std::str::from_utf8(line).unwrap_or_default();
-    let is_http = line.starts_with("HTTP/1.");
-    Ok(line.split(' ').nth(1).filter(|_| is_http).and_then(|status| status.parse().ok()))
+    Ok(head)
 }
 
 #[cfg(test)]
@@ -125,7 +165,7 @@ mod tests {
     async fn is_ready_after(answers: &'static [(&'static str, &'static str)]) {
         let port = serve(answers).await;
         let own = procfs::process(std::process::id()).expect("this process");
-        let ready = until_ready(port, HEALTH, own, ReplicaId::random());
+        let ready = until_ready(port, HEALTH, Some(own), ReplicaId::random());
         tokio::time::timeout(Duration::from_secs(5), ready).await.expect("gets ready");
     }
 

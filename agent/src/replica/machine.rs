@@ -1,17 +1,22 @@
 //! The life of one replica. Pure: the same state, event and time give the same effects.
 //!
 //! ```text
-//! preparing → spawning → starting → running ⇄ backing off
-//!     ↑                      ↓         ↓
-//!     └──────────────────  killing  ←──┘      → stopped | failed | removed
+//! preparing → spawning → starting → running ⇄ hung
+//!     ↑                     ↓          ↓       ↓
+//!     ├─ backing off ←──────┴──────────┤       ↓
+//!     └─────────────────────────── killing ←───┘     → stopped | failed | removed
 //! ```
 //! Desired and observed are apart: a command only changes what is wanted, and [`Machine::pursue`] says what follows
 //! from the phase. Every command carries a generation; an older one than the newest seen is refused. `Persist` comes
 //! first among the effects of a step, and `Reply` is an effect after it, so nothing is answered before it is durable.
 
+mod commands;
 mod events;
 mod flow;
 mod load;
+mod outside;
+#[cfg(test)]
+mod outside_tests;
 mod phase;
 #[cfg(test)]
 mod props;
@@ -29,7 +34,7 @@ pub use self::events::{Effect, Entry, Event, Refusal, Signal};
 pub use self::load::Found;
 pub use self::phase::{Failure, FailureReason, Phase};
 pub use self::view::{Status, View};
-use super::spec::{Access, Ended, ProcessRef, Spec};
+use super::spec::{Access, Spec};
 
 /// Between two hard signals at least, however short the grace is.
 const KILL_AGAIN_MIN: Duration = Duration::from_secs(1);
@@ -40,8 +45,12 @@ const MOVES_MAX: u8 = 3;
 /// The times and limits of a replica's life.
 #[derive(Clone, Copy, Debug)]
 pub struct Policy {
-    /// How long a runtime may take until it is healthy.
+    /// How long a runtime may take until it is healthy, counted from when it last made progress.
     pub start_deadline: Duration,
+    /// How long it may take in all, whatever progress it makes.
+    pub start_total: Duration,
+    /// How long one that was healthy may answer nothing until it is ended and started again.
+    pub hung_max: Duration,
     /// Between the polite and the hard signal.
     pub grace: Duration,
     /// Before the first restart after a crash; doubles with each further one.
@@ -58,6 +67,8 @@ impl Default for Policy {
     fn default() -> Self {
         Self {
             start_deadline: Duration::from_secs(15 * 60),
+            start_total: Duration::from_secs(4 * 60 * 60),
+            hung_max: Duration::from_secs(60),
             grace: Duration::from_secs(10),
             backoff_first: Duration::from_secs(10),
             backoff_max: Duration::from_secs(5 * 60),
@@ -102,6 +113,8 @@ pub struct State {
     pub recent_crashes: u8,
     /// How the last try ended, for people.
     pub last_end: String,
+    /// The last try ended because it had no memory left.
+    pub out_of_memory: bool,
 }
 
 /// One replica.
@@ -110,6 +123,12 @@ pub struct Machine {
     policy: Policy,
     state: State,
     spec: Arc<Spec>,
+    /// When the step that is under way happens.
+    now: Tick,
+    /// When the runtime that is starting began to.
+    began: Tick,
+    /// It has made progress since.
+    progressed: bool,
     /// When it crashed lately, oldest first.
     crashes: Vec<Tick>,
     /// Lines for the journal that go with the next persist.
@@ -143,18 +162,21 @@ impl Machine {
             restarted: false,
             recent_crashes: 0,
             last_end: String::new(),
+            out_of_memory: false,
         };
-        Self::with(policy, state, spec)
+        Self::with(policy, state, spec, Tick(0))
     }
 
-    fn with(policy: Policy, state: State, spec: Arc<Spec>) -> Self {
-        let (crashes, journal) = (Vec::new(), Vec::new());
+    fn with(policy: Policy, state: State, spec: Arc<Spec>, now: Tick) -> Self {
         Self {
             policy,
             state,
             spec,
-            crashes,
-            journal,
+            now,
+            began: now,
+            progressed: false,
+            crashes: Vec::new(),
+            journal: Vec::new(),
             moves: 0,
             grace: policy.grace,
             fence: 0,
@@ -174,6 +196,7 @@ impl Machine {
 
     /// Takes one event.
     pub fn step(&mut self, event: Event, now: Tick) -> Vec<Effect> {
+        self.now = now;
         match event {
             Event::Start { generation, spec, access, port } => self.on_start(generation, spec, access, port),
             Event::Stop { generation, grace } => self.on_stop(generation, grace),
@@ -181,259 +204,22 @@ impl Machine {
             Event::Delete { generation } => self.on_delete(generation),
             Event::SetAccess { access } => self.on_access(access),
             Event::Prepared { attempt, port } => self.on_prepared(attempt, port),
-            Event::PrepareFailed { attempt, message } => self.on_prepare_failed(attempt, message),
-            Event::Spawned { attempt, process } => self.on_spawned(attempt, process),
+            Event::PrepareFailed { attempt, reason, message } => {
+                self.on_prepare_failed(attempt, reason, message)
+            }
+            Event::Noted { attempt, entry } => self.on_noted(attempt, entry),
+            Event::Spawned { attempt, instance } => self.on_spawned(attempt, instance),
             Event::SpawnFailed { attempt, message } => self.on_spawn_failed(attempt, message),
-            Event::Exited { attempt, ended } => self.on_exited(attempt, &ended, now),
+            Event::PortTaken { attempt, message } => self.on_port_taken(attempt, message),
+            Event::Exited { attempt, ended } => self.on_exited(attempt, &ended),
             Event::Healthy { attempt } => self.on_healthy(attempt),
+            Event::Progressed { attempt } => self.on_progressed(attempt),
+            Event::Silent { attempt, message } => self.on_silent(attempt, message),
+            Event::Answering { attempt } => self.on_answering(attempt),
+            Event::Broken { attempt, reason, message } => self.on_broken(attempt, reason, message),
             Event::Timer { fence } => self.on_timer(fence),
             Event::Halt { leave } => self.on_halt(leave),
         }
-    }
-
-    fn on_start(
-        &mut self,
-        generation: Generation,
-        spec: Arc<Spec>,
-        access: Access,
-        port: u16,
-    ) -> Vec<Effect> {
-        if self.state.phase != Phase::New {
-            if let Err(refusal) = self.check(Some(generation)) {
-                return vec![Effect::Reply(Err(refusal))];
-            }
-            if generation == self.state.generation && !(generation.0 == 0 && self.has_come_to_an_end()) {
-                return vec![Effect::Reply(Ok(()))];
-            }
-        } else if self.halting {
-            return vec![Effect::Reply(Err(Refusal::Halting))];
-        }
-        let state = &mut self.state;
-        state.generation = generation;
-        state.access = access;
-        state.port = port;
-        state.restarted = false;
-        state.restarts = 0;
-        self.grace = self.policy.grace;
-        self.spec = spec;
-        self.begin_anew();
-        self.note("accepted", format!("generation {generation} of {} accepted", self.spec.served_name));
-        let follow = self.pursue();
-        self.answer(follow)
-    }
-
-    fn on_stop(&mut self, generation: Option<Generation>, grace: Option<Duration>) -> Vec<Effect> {
-        if let Err(refusal) = self.check(generation) {
-            return vec![Effect::Reply(Err(refusal))];
-        }
-        self.raise(generation);
-        self.state.desired = Desired::Stopped;
-        self.grace = grace.unwrap_or(self.policy.grace);
-        let follow = self.pursue();
-        self.answer(follow)
-    }
-
-    fn on_restart(&mut self, generation: Option<Generation>) -> Vec<Effect> {
-        if let Err(refusal) = self.check(generation) {
-            return vec![Effect::Reply(Err(refusal))];
-        }
-        // The same restart twice is one restart. Without a generation every request counts.
-        if generation == Some(self.state.generation) && self.state.restarted {
-            return vec![Effect::Reply(Ok(()))];
-        }
-        self.raise(generation);
-        self.state.restarted = generation.is_some();
-        self.grace = self.policy.grace;
-        self.begin_anew();
-        self.note("restarted", "restart wanted".to_owned());
-        let follow = self.pursue();
-        self.answer(follow)
-    }
-
-    fn on_delete(&mut self, generation: Option<Generation>) -> Vec<Effect> {
-        match self.check(generation) {
-            Err(Refusal::Deleting) => return vec![Effect::Reply(Ok(()))],
-            Err(refusal) => return vec![Effect::Reply(Err(refusal))],
-            Ok(()) => {}
-        }
-        self.raise(generation);
-        self.state.desired = Desired::Deleted;
-        self.grace = self.policy.grace;
-        self.note("deleted", "delete wanted".to_owned());
-        let follow = self.pursue();
-        self.answer(follow)
-    }
-
-    fn on_access(&mut self, access: Access) -> Vec<Effect> {
-        if let Err(refusal) = self.check(None) {
-            return vec![Effect::Reply(Err(refusal))];
-        }
-        let gateway = access.gateway.or(self.state.access.gateway);
-        self.state.access = Access { gateway, ..access };
-        self.note("access", "credentials replaced".to_owned());
-        self.answer(vec![Effect::Route { ready: self.is_ready() }])
-    }
-
-    fn on_prepared(&mut self, attempt: u32, port: u16) -> Vec<Effect> {
-        if self.state.phase != Phase::Preparing || attempt != self.state.attempt {
-            return Vec::new();
-        }
-        self.state.port = port;
-        let follow = self.enter(Phase::Spawning { stale: false });
-        self.finish(follow)
-    }
-
-    fn on_prepare_failed(&mut self, attempt: u32, message: String) -> Vec<Effect> {
-        if self.state.phase != Phase::Preparing || attempt != self.state.attempt {
-            return Vec::new();
-        }
-        self.fail(Failure { reason: FailureReason::Prepare, message, exit_code: 0 })
-    }
-
-    fn on_spawned(&mut self, attempt: u32, process: ProcessRef) -> Vec<Effect> {
-        let Phase::Spawning { stale } = self.state.phase else {
-            return vec![Effect::Signal { process, signal: Signal::Kill }];
-        };
-        if attempt != self.state.attempt {
-            return vec![Effect::Signal { process, signal: Signal::Kill }];
-        }
-        let watch = Effect::Watch { attempt, process };
-        let mut follow = vec![watch];
-        let next =
-            if stale { Phase::Killing { process, failure: None } } else { Phase::Starting { process } };
-        follow.extend(self.enter(next));
-        self.finish(follow)
-    }
-
-    fn on_spawn_failed(&mut self, attempt: u32, message: String) -> Vec<Effect> {
-        match self.state.phase {
-            Phase::Spawning { .. } if attempt != self.state.attempt => Vec::new(),
-            Phase::Spawning { stale: true } => {
-                let follow = self.settle();
-                self.finish(follow)
-            }
-            Phase::Spawning { stale: false } => {
-                self.fail(Failure { reason: FailureReason::Spawn, message, exit_code: 0 })
-            }
-            Phase::New
-            | Phase::Preparing
-            | Phase::Starting { .. }
-            | Phase::Running { .. }
-            | Phase::BackingOff
-            | Phase::Killing { .. }
-            | Phase::Stopped
-            | Phase::Failed(_)
-            | Phase::Removed
-            | Phase::Halted => Vec::new(),
-        }
-    }
-
-    fn on_exited(&mut self, attempt: u32, ended: &Ended, now: Tick) -> Vec<Effect> {
-        if attempt != self.state.attempt {
-            return Vec::new();
-        }
-        match &self.state.phase {
-            Phase::Starting { .. }
-                if !self.state.ever_healthy && ended.port_taken && self.moves < MOVES_MAX =>
-            {
-                self.move_port(ended)
-            }
-            Phase::Starting { .. } if !self.state.ever_healthy => {
-                let message = with_output(
-                    format!("the runtime {} before it was healthy", ended.phrase()),
-                    &ended.output,
-                );
-                self.fail(Failure { reason: FailureReason::Exited, message, exit_code: ended.exit_code() })
-            }
-            Phase::Starting { .. } | Phase::Running { .. } => self.crash(ended, now),
-            Phase::Killing { failure, .. } => match failure.clone() {
-                Some(failure) => {
-                    self.fail(Failure { message: with_output(failure.message, &ended.output), ..failure })
-                }
-                None => {
-                    let follow = self.settle();
-                    self.finish(follow)
-                }
-            },
-            Phase::New
-            | Phase::Preparing
-            | Phase::Spawning { .. }
-            | Phase::BackingOff
-            | Phase::Stopped
-            | Phase::Failed(_)
-            | Phase::Removed
-            | Phase::Halted => Vec::new(),
-        }
-    }
-
-    fn on_healthy(&mut self, attempt: u32) -> Vec<Effect> {
-        match self.state.phase {
-            Phase::Starting { process } if attempt == self.state.attempt => {
-                self.state.ever_healthy = true;
-                let follow = self.enter(Phase::Running { process });
-                self.finish(follow)
-            }
-            Phase::New
-            | Phase::Preparing
-            | Phase::Spawning { .. }
-            | Phase::Starting { .. }
-            | Phase::Running { .. }
-            | Phase::BackingOff
-            | Phase::Killing { .. }
-            | Phase::Stopped
-            | Phase::Failed(_)
-            | Phase::Removed
-            | Phase::Halted => Vec::new(),
-        }
-    }
-
-    fn on_timer(&mut self, fence: u64) -> Vec<Effect> {
-        if fence != self.fence {
-            return Vec::new();
-        }
-        match self.state.phase {
-            Phase::Starting { process } => {
-                let limit = nebula_core::duration::human(self.policy.start_deadline);
-                let failure = Failure {
-                    reason: FailureReason::HealthDeadline,
-                    message: format!("the runtime was not healthy within {limit}"),
-                    exit_code: 0,
-                };
-                let follow = self.enter(Phase::Killing { process, failure: Some(failure) });
-                self.finish(follow)
-            }
-            Phase::BackingOff => {
-                self.state.restarts = self.state.restarts.saturating_add(1);
-                let follow = self.enter(Phase::Preparing);
-                self.finish(follow)
-            }
-            Phase::Killing { process, .. } => vec![
-                Effect::Signal { process, signal: Signal::Kill },
-                Effect::SetTimer { fence: self.fence, after: self.policy.grace.max(KILL_AGAIN_MIN) },
-            ],
-            Phase::New
-            | Phase::Preparing
-            | Phase::Spawning { .. }
-            | Phase::Running { .. }
-            | Phase::Stopped
-            | Phase::Failed(_)
-            | Phase::Removed
-            | Phase::Halted => Vec::new(),
-        }
-    }
-
-    fn on_halt(&mut self, leave: bool) -> Vec<Effect> {
-        self.halting = true;
-        if leave || !self.state.phase.is_busy() {
-            return vec![Effect::Done];
-        }
-        self.grace = self.policy.grace;
-        let mut follow = self.pursue();
-        // A command may have granted more time than the agent's own stop has.
-        if matches!(self.state.phase, Phase::Killing { .. }) && follow.is_empty() {
-            follow.push(Effect::SetTimer { fence: self.fence, after: self.grace });
-        }
-        self.finish(follow)
     }
 }
 

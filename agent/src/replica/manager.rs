@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use nebula_core::clock::Clock;
+use nebula_core::clock::{Clock, Tick};
 use nebula_core::ids::{DeploymentId, Generation, ReplicaId};
 use nebula_store::Store;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -14,14 +14,16 @@ use tokio::task::JoinHandle;
 
 use super::declined::{Declined, DeclinedStarts};
 use super::look;
-use super::machine::{Effect, Event, Machine, Policy, Refusal, Signal, Status};
-use super::spec::{Access, Spec};
-use super::task::{Ask, OWN_EVENTS, Refused, Snapshot, Task};
+use super::machine::{Effect, Event, Machine, Policy, Refusal, Status};
+use super::spec::{Access, Instance, Spec};
+use super::task::{Ask, Refused, Snapshot, Task};
 use crate::driver::logs::Logs;
-use crate::driver::process;
+use crate::driver::{Drivers, process};
+use crate::gpu::Gpus;
+use crate::models::Models;
 use crate::ports::Ports;
 use crate::proxy::table::Routes;
-use crate::runtimes::Tools;
+use crate::runtimes::{NodeDriver, Tools};
 use crate::store::fences::Fences;
 use crate::store::journal::Journal;
 use crate::store::{self, StoreError};
@@ -32,6 +34,10 @@ const ASKS: usize = 64;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Replicas on one node; more are refused.
 pub(crate) const REPLICAS_MAX: usize = 1_000;
+/// Between two reports to nebulad for nothing but progress.
+const PROGRESS_EVERY: Duration = Duration::from_secs(2);
+/// Between two looks for containers that belong to no replica any more.
+const STRAYS_EVERY: Duration = Duration::from_secs(30);
 /// Beyond the grace, for the last writes of tasks that end.
 const HALT_EXTRA: Duration = Duration::from_secs(5);
 
@@ -45,10 +51,17 @@ pub(crate) struct Inner {
     /// Told whenever something changed that nebulad should hear of at once.
     pub(crate) changed: Arc<Notify>,
     pub(crate) tools: Tools,
+    pub(crate) drivers: Drivers,
+    pub(crate) models: Models,
+    pub(crate) gpus: Gpus,
+    /// How runtimes are run unless a deployment says otherwise.
+    pub(crate) node_driver: NodeDriver,
     /// Each replica has a directory here.
     pub(crate) dir: PathBuf,
     pub(crate) clock: Clock,
     pub(crate) policy: Policy,
+    /// When nebulad was last told of progress.
+    progress_told: Mutex<Option<Tick>>,
     /// Set when the store has failed for good.
     pub(crate) broken: watch::Sender<bool>,
     live: Mutex<BTreeMap<ReplicaId, Handle>>,
@@ -77,6 +90,10 @@ pub(crate) struct Parts {
     pub(crate) changed: Arc<Notify>,
     pub(crate) ports: Ports,
     pub(crate) tools: Tools,
+    pub(crate) drivers: Drivers,
+    pub(crate) models: Models,
+    pub(crate) gpus: Gpus,
+    pub(crate) node_driver: NodeDriver,
     pub(crate) dir: PathBuf,
     pub(crate) clock: Clock,
     pub(crate) policy: Policy,
@@ -131,6 +148,23 @@ impl Inner {
         }
     }
 
+    /// Has nebulad hear of progress, now and then; a change of state is told at once, and takes the newest word along.
+    pub(super) fn tell_progress(&self) {
+        let now = self.clock.now();
+        let mut told = self.progress_told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_none_or(|at| now.since(at) >= PROGRESS_EVERY) {
+            *told = Some(now);
+            self.changed.notify_one();
+        }
+    }
+
+    /// Whether a replica may have a container now.
+    fn may_run(&self, replica: ReplicaId) -> bool {
+        let Some(handle) = self.handle(replica) else { return false };
+        let seen = handle.seen.borrow();
+        seen.as_ref().is_none_or(|snapshot| snapshot.view.instance.is_some() || snapshot.view.is_beginning)
+    }
+
     fn handle(&self, replica: ReplicaId) -> Option<Handle> {
         let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         live.get(&replica).filter(|handle| !handle.asks.is_closed()).cloned()
@@ -148,7 +182,20 @@ impl Replicas {
     /// # Errors
     /// When the store cannot be read.
     pub(crate) async fn load(parts: Parts) -> Result<Self, StoreError> {
-        let Parts { store, routes, changed, ports, tools, dir, clock, policy } = parts;
+        let Parts {
+            store,
+            routes,
+            changed,
+            ports,
+            tools,
+            drivers,
+            models,
+            gpus,
+            node_driver,
+            dir,
+            clock,
+            policy,
+        } = parts;
         let stored = store::replicas::all(&store).await?;
         let inner = Inner {
             journal: Journal::load(&store).await?,
@@ -158,9 +205,14 @@ impl Replicas {
             routes,
             changed,
             tools,
+            drivers,
+            models,
+            gpus,
+            node_driver,
             dir,
             clock,
             policy,
+            progress_told: Mutex::default(),
             broken: watch::Sender::new(false),
             live: Mutex::default(),
             declined: DeclinedStarts::default(),
@@ -177,7 +229,7 @@ impl Replicas {
         let mut begun = Vec::new();
         for (spec, state) in stored {
             let logs = Arc::new(Logs::open(replicas.0.dir_of(state.replica)));
-            let found = look::look(&state, &logs).await;
+            let found = look::look(&replicas.0.drivers, &state, &spec, &logs).await;
             tracing::info!(replica_id = %state.replica, phase = state.phase.as_str(), ?found, "replica taken up");
             let now = clock.now();
             let (machine, effects) = Machine::load(policy, state, Arc::new(spec), found, now);
@@ -187,7 +239,32 @@ impl Replicas {
         for begun in begun {
             let _ = begun.await;
         }
+        replicas.look_for_strays();
         Ok(replicas)
+    }
+
+    /// Has containers removed that belong to no replica which may have one: now, whenever the Engine comes back, and
+    /// every now and then. One is left behind when an Engine hangs while it makes it.
+    fn look_for_strays(&self) {
+        let inner = Arc::downgrade(&self.0);
+        let drivers = self.0.drivers.clone();
+        tokio::spawn(async move {
+            let mut status = drivers.docker().subscribe();
+            loop {
+                if status.borrow_and_update().is_ready() {
+                    let inner = inner.clone();
+                    let may_run = move |replica| inner.upgrade().is_none_or(|inner| inner.may_run(replica));
+                    drivers.docker().remove_strays(may_run).await;
+                }
+                tokio::select! {
+                    changed = status.changed() => if changed.is_err() { return },
+                    () = tokio::time::sleep(STRAYS_EVERY) => {}
+                }
+                if inner.strong_count() == 0 {
+                    return;
+                }
+            }
+        });
     }
 
     /// Ends and removes what no record speaks of: the store was lost, or a deletion was cut short.
@@ -217,19 +294,7 @@ impl Replicas {
         let (asks, mailbox) = mpsc::channel(ASKS);
         let (seen, view) = watch::channel(None);
         let (deployment, replica) = (machine.state().deployment, machine.state().replica);
-        let task = Task {
-            shared: Arc::clone(&self.0),
-            machine,
-            logs: Arc::clone(&logs),
-            asks: mailbox,
-            seen,
-            own: mpsc::channel(OWN_EVENTS),
-            timer: None,
-            probe: None,
-            watcher: None,
-            child: None,
-            unknown: false,
-        };
+        let task = Task::new(Arc::clone(&self.0), machine, Arc::clone(&logs), mailbox, seen);
         task.publish();
         let (done, begun) = oneshot::channel();
         let task = Arc::new(tokio::spawn(task.run(first, done)));
@@ -392,17 +457,13 @@ impl Replicas {
         self.0.halting.store(true, Ordering::Release);
         self.0.killed.store(true, Ordering::Release);
         let handles = self.0.handles();
+        let mut instances: Vec<Instance> = Vec::new();
         for (_, handle) in &handles {
             handle.task.abort();
-            let seen = handle.seen.borrow().clone();
-            if let Some(process) = seen.and_then(|snapshot| snapshot.view.process) {
-                process::signal(process, Signal::Kill);
-            }
+            instances.extend(handle.seen.borrow().as_ref().and_then(|snapshot| snapshot.view.instance));
         }
-        // What is left: one that was just being made, and those that went to a group of their own.
-        for (replica, _) in handles {
-            process::sweep(replica);
-        }
+        let replicas: Vec<ReplicaId> = handles.into_iter().map(|(replica, _)| replica).collect();
+        self.0.drivers.kill_now(&instances, &replicas);
     }
 
     /// Ends all tasks: their processes too, or with `leave` without them. Bounded by the grace.

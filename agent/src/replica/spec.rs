@@ -1,8 +1,9 @@
 //! What a replica is: what to run, who may call it, and which process it is.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
-use nebula_core::runtime::RuntimeKind;
+use nebula_core::runtime::{Driver, RuntimeKind};
 use nebula_core::source::ModelSource;
 use nebula_core::token::TokenHash;
 
@@ -25,6 +26,10 @@ pub struct Spec {
     pub env: BTreeMap<String, String>,
     /// Indices of the GPUs it may use; empty: nothing is said to the runtime.
     pub gpu_devices: Vec<u32>,
+    /// The container image; none: the runtime's usual one.
+    pub image: Option<String>,
+    /// How it is run; none: as the node does.
+    pub driver: Option<Driver>,
 }
 
 /// Who may call a replica through the auth proxy. With no token and not public: nobody.
@@ -62,8 +67,14 @@ pub struct ProcessRef {
 }
 
 /// One container of the Docker Engine, by its id, which is never given twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ContainerRef(pub [u8; 32]);
+
+impl std::fmt::Debug for ContainerRef {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.to_hex())
+    }
+}
 
 impl ContainerRef {
     /// The id in hex, as the Engine takes it.
@@ -93,6 +104,42 @@ pub enum Instance {
     Container(ContainerRef),
 }
 
+impl Instance {
+    /// The process, if it is one.
+    pub fn process(self) -> Option<ProcessRef> {
+        match self {
+            Self::Process(process) => Some(process),
+            Self::Container(_) => None,
+        }
+    }
+
+    /// The container, if it is one.
+    pub fn container(self) -> Option<ContainerRef> {
+        match self {
+            Self::Process(_) => None,
+            Self::Container(container) => Some(container),
+        }
+    }
+
+    /// Its number or its whole id, as it is told to nebulad.
+    pub fn id(self) -> String {
+        match self {
+            Self::Process(process) => process.pid.to_string(),
+            Self::Container(container) => container.to_hex(),
+        }
+    }
+}
+
+impl fmt::Display for Instance {
+    /// For people: `process 7`, or `container` and the first digits of its id.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Process(process) => write!(f, "process {}", process.pid),
+            Self::Container(container) => write!(f, "container {:.12}", container.to_hex()),
+        }
+    }
+}
+
 /// How a process or a container ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ended {
@@ -113,9 +160,13 @@ pub struct Ended {
 impl Ended {
     /// What happened, as a phrase after "the runtime".
     pub fn phrase(&self) -> String {
+        if self.out_of_memory {
+            return format!("had no memory left and was killed (exit code {})", self.exit_code());
+        }
         match (self.code, self.signal) {
             (Some(code), _) => format!("exited with code {code}"),
             (None, Some(signal)) => format!("was killed by signal {signal}"),
+            (None, None) if self.blameless => "went with the Docker Engine".to_owned(),
             (None, None) => "ended while the agent was not watching".to_owned(),
         }
     }

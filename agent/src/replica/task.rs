@@ -1,31 +1,34 @@
 //! The task of one replica: takes events, lets the machine decide, and does what it says, in that order.
 
+mod prepare;
+mod spawn;
+mod tail;
+mod watch;
+
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use nebula_core::ids::{DeploymentId, Generation, ReplicaId};
 use tokio::process::Child;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch as watched};
 use tokio::task::AbortHandle;
 use tokio::time::Sleep;
 
 use super::machine::{Effect, Entry, Event, Machine, Phase, Refusal, Signal};
 use super::manager::Inner;
-use super::spec::{Ended, ProcessRef, Spec};
-use super::{health, look};
+use self::prepare::Ready;
+use super::look;
+use super::spec::Spec;
 use crate::driver::logs::Logs;
-use crate::driver::process::{self, Watched};
-use crate::driver::sockets;
+use crate::progress::{Progress, Reporter};
 use crate::proxy::table::Route;
-use crate::runtimes;
 use crate::store::{self, StoreError};
 
 /// Events of the task's own helpers that may wait.
-pub(super) const OWN_EVENTS: usize = 16;
+const OWN_EVENTS: usize = 16;
 /// Waits before the state is read again after the store refused; doubles up to the second.
 const RELOAD_FIRST: Duration = Duration::from_secs(1);
 const RELOAD_MAX: Duration = Duration::from_secs(30);
@@ -64,6 +67,16 @@ pub(crate) struct Snapshot {
     pub(crate) replica: ReplicaId,
     pub(crate) spec: Arc<Spec>,
     pub(crate) view: super::machine::View,
+    /// How far it has got with what it does now.
+    pub(crate) progress: Progress,
+}
+
+/// What the task's own helpers tell it.
+#[derive(Debug)]
+pub(super) enum News {
+    Event(Event),
+    /// An attempt is prepared.
+    Ready(Ready),
 }
 
 /// The task of one replica.
@@ -72,16 +85,24 @@ pub(super) struct Task {
     pub(super) machine: Machine,
     pub(super) logs: Arc<Logs>,
     pub(super) asks: mpsc::Receiver<Ask>,
-    pub(super) seen: watch::Sender<Option<Arc<Snapshot>>>,
+    pub(super) seen: watched::Sender<Option<Arc<Snapshot>>>,
     /// Events of watchers, probes and preparations.
-    pub(super) own: (mpsc::Sender<Event>, mpsc::Receiver<Event>),
-    pub(super) timer: Option<(u64, Pin<Box<Sleep>>)>,
-    pub(super) probe: Option<AbortHandle>,
-    pub(super) watcher: Option<AbortHandle>,
+    own: (mpsc::Sender<News>, mpsc::Receiver<News>),
+    timer: Option<(u64, Pin<Box<Sleep>>)>,
+    preparing: Option<AbortHandle>,
+    probe: Option<AbortHandle>,
+    watcher: Option<AbortHandle>,
+    /// Tells who makes a container that it is not wanted any more.
+    unwanted: Option<watched::Sender<bool>>,
+    /// What the newest attempt needs, once it is prepared.
+    ready: Option<Ready>,
     /// A child between its making and its watch.
-    pub(super) child: Option<Child>,
+    child: Option<Child>,
+    /// How far it has got.
+    reporter: Reporter,
+    told: watched::Receiver<Progress>,
     /// The store knows nothing of it.
-    pub(super) unknown: bool,
+    unknown: bool,
 }
 
 /// Who waits for an answer.
@@ -96,6 +117,35 @@ enum Stop {
 }
 
 impl Task {
+    pub(super) fn new(
+        shared: Arc<Inner>,
+        machine: Machine,
+        logs: Arc<Logs>,
+        asks: mpsc::Receiver<Ask>,
+        seen: watched::Sender<Option<Arc<Snapshot>>>,
+    ) -> Self {
+        let reporter = Reporter::default();
+        let told = reporter.subscribe();
+        Self {
+            shared,
+            machine,
+            logs,
+            asks,
+            seen,
+            own: mpsc::channel(OWN_EVENTS),
+            timer: None,
+            preparing: None,
+            probe: None,
+            watcher: None,
+            unwanted: None,
+            ready: None,
+            child: None,
+            reporter,
+            told,
+            unknown: false,
+        }
+    }
+
     /// Carries out `first`, says so, and then does whatever comes, until the machine is done.
     pub(super) async fn run(mut self, first: Vec<Effect>, begun: oneshot::Sender<()>) {
         let mut flow = self.carry_out(first, &mut None).await;
@@ -115,6 +165,7 @@ impl Task {
             };
         }
         self.abort_probe();
+        self.abort_preparation();
         self.asks.close();
         let state = self.machine.state();
         if self.unknown || matches!(state.phase, Phase::New | Phase::Removed) {
@@ -126,6 +177,17 @@ impl Task {
     }
 
     async fn next(&mut self) -> (Event, Reply) {
+        loop {
+            if let Some(next) = self.next_or_progress().await {
+                return next;
+            }
+            self.publish();
+            self.shared.tell_progress();
+        }
+    }
+
+    /// None: nothing has happened but progress.
+    async fn next_or_progress(&mut self) -> Option<(Event, Reply)> {
         let timer = async {
             match &mut self.timer {
                 Some((fence, sleep)) => {
@@ -136,15 +198,28 @@ impl Task {
             }
         };
         tokio::select! {
-            Some(event) = self.own.1.recv() => (event, None),
+            Some(news) = self.own.1.recv() => Some((self.hear(news), None)),
             ask = self.asks.recv() => match ask {
-                Some(Ask { event, reply }) => (event, reply),
+                Some(Ask { event, reply }) => Some((event, reply)),
                 // All handles are gone: the agent is going down without having asked.
-                None => (Event::Halt { leave: true }, None),
+                None => Some((Event::Halt { leave: true }, None)),
             },
             fence = timer => {
                 self.timer = None;
-                (Event::Timer { fence }, None)
+                Some((Event::Timer { fence }, None))
+            }
+            Ok(()) = self.told.changed() => None,
+        }
+    }
+
+    /// Keeps what came with an event.
+    fn hear(&mut self, news: News) -> Event {
+        match news {
+            News::Event(event) => event,
+            News::Ready(ready) => {
+                let (attempt, port) = (ready.attempt, ready.port);
+                self.ready = Some(ready);
+                Event::Prepared { attempt, port }
             }
         }
     }
@@ -169,7 +244,35 @@ impl Task {
                 "replica changed"
             );
         }
+        self.give_up();
         effects
+    }
+
+    /// Ends what was begun for a phase that is over.
+    fn give_up(&mut self) {
+        let (preparing, unwanted, busy) = match self.machine.state().phase {
+            Phase::Preparing => (true, false, true),
+            Phase::Spawning { stale } => (false, stale, true),
+            Phase::Starting { .. } => (false, false, true),
+            Phase::New
+            | Phase::Running { .. }
+            | Phase::Hung { .. }
+            | Phase::BackingOff
+            | Phase::Killing { .. }
+            | Phase::Stopped
+            | Phase::Failed(_)
+            | Phase::Removed
+            | Phase::Halted => (false, true, false),
+        };
+        if !preparing {
+            self.abort_preparation();
+        }
+        if let Some(making) = self.unwanted.as_ref().filter(|_| unwanted) {
+            making.send_replace(true);
+        }
+        if !busy {
+            self.reporter.clear();
+        }
     }
 
     /// Does what the machine said, and what it says to what comes of that at once.
@@ -200,16 +303,16 @@ impl Task {
             }
             Effect::Route { ready } => self.shared.routes.set(self.route(ready)),
             Effect::Prepare { attempt } => self.prepare(attempt),
-            Effect::Spawn { attempt } => return ControlFlow::Continue(Some(self.spawn(attempt).await)),
-            Effect::Watch { attempt, process } => self.watch(attempt, process),
+            Effect::Spawn { attempt } => return ControlFlow::Continue(self.spawn(attempt).await),
+            Effect::Watch { attempt, instance } => self.watch(attempt, instance),
             Effect::Probe { attempt } => self.probe(attempt),
+            Effect::Guard { attempt } => self.guard(attempt),
             Effect::StopProbe => self.abort_probe(),
-            Effect::Signal { process, signal } => {
+            Effect::Signal { instance, signal } => {
                 tracing::info!(
-                    replica_id = %replica, pid = process.pid, hard = signal == Signal::Kill,
-                    "runtime told to end"
+                    replica_id = %replica, %instance, hard = signal == Signal::Kill, "runtime told to end"
                 );
-                process::signal(process, signal);
+                self.shared.drivers.signal(instance, signal);
             }
             Effect::SetTimer { fence, after } => {
                 self.timer = Some((fence, Box::pin(tokio::time::sleep(after))));
@@ -253,10 +356,8 @@ impl Task {
         let (state, shared) = (self.machine.state(), &self.shared);
         let (replica, deployment) = (state.replica, state.deployment);
         let dir = shared.dir_of(replica);
-        let removed = tokio::task::spawn_blocking(move || {
-            process::sweep(replica);
-            std::fs::remove_dir_all(dir)
-        });
+        shared.drivers.sweep(replica).await;
+        let removed = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(dir));
         if let Ok(Err(error)) = removed.await
             && error.kind() != std::io::ErrorKind::NotFound
         {
@@ -289,6 +390,7 @@ impl Task {
     /// Reads the state again after a write of which nobody knows whether it happened. None: there is nothing.
     async fn reload(&mut self) -> Option<Vec<Effect>> {
         self.abort_probe();
+        self.abort_preparation();
         // Whatever is found then gets a watcher of its own.
         if let Some(watcher) = self.watcher.take() {
             watcher.abort();
@@ -305,7 +407,7 @@ impl Task {
                     return None;
                 }
                 Ok(Some((spec, state))) => {
-                    let found = look::look(&state, &self.logs).await;
+                    let found = look::look(&self.shared.drivers, &state, &spec, &self.logs).await;
                     let now = self.shared.clock.now();
                     let (machine, effects) =
                         Machine::load(self.shared.policy, state, Arc::new(spec), found, now);
@@ -337,93 +439,18 @@ impl Task {
         let state = self.machine.state();
         let (deployment, replica) = (state.deployment, state.replica);
         let spec = Arc::clone(self.machine.spec());
-        let snapshot = self.machine.view().map(|view| Arc::new(Snapshot { deployment, replica, spec, view }));
+        let progress = self.reporter.newest();
+        let snapshot = |view| Arc::new(Snapshot { deployment, replica, spec, view, progress });
+        let snapshot = self.machine.view().map(snapshot);
         self.seen.send_replace(snapshot);
     }
 
     /// Sends an event of a helper to the task. A helper of a task that has ended talks to nobody.
-    fn tell(&self, event: impl Future<Output = Event> + Send + 'static) -> AbortHandle {
+    fn tell(&self, news: impl Future<Output = News> + Send + 'static) -> AbortHandle {
         let own = self.own.0.clone();
         let helper = tokio::spawn(async move {
-            let _ = own.send(event.await).await;
+            let _ = own.send(news.await).await;
         });
         helper.abort_handle()
-    }
-
-    fn prepare(&self, attempt: u32) {
-        let (spec, shared) = (Arc::clone(self.machine.spec()), Arc::clone(&self.shared));
-        let (replica, wanted) = (self.machine.state().replica, self.machine.state().port);
-        self.tell(async move {
-            let looking = tokio::task::spawn_blocking(move || {
-                let port = shared.ports.claim(replica, wanted).map_err(|error| error.to_string())?;
-                runtimes::plan(&spec, port, &shared.tools).map_err(|error| error.to_string())?;
-                Ok(port)
-            });
-            match looking.await.unwrap_or_else(|_| Err("the agent failed while it looked".to_owned())) {
-                Ok(port) => Event::Prepared { attempt, port },
-                Err(message) => Event::PrepareFailed { attempt, message },
-            }
-        });
-    }
-
-    async fn spawn(&mut self, attempt: u32) -> Event {
-        let (spec, port) = (Arc::clone(self.machine.spec()), self.machine.state().port);
-        let (replica, shared, logs) =
-            (self.machine.state().replica, Arc::clone(&self.shared), Arc::clone(&self.logs));
-        // The runtime's handle is needed inside for the child's own readiness.
-        let runtime = tokio::runtime::Handle::current();
-        let making = tokio::task::spawn_blocking(move || {
-            let _inside = runtime.enter();
-            let plan = runtimes::plan(&spec, port, &shared.tools).map_err(|error| error.to_string())?;
-            let (_, output) =
-                logs.begin(attempt).map_err(|error| format!("its log cannot be made: {error}"))?;
-            let cwd = shared.work_dir_of(replica);
-            crate::driver::logs::make_dir(&cwd)
-                .map_err(|error| format!("its directory {} cannot be made: {error}", cwd.display()))?;
-            let (child, process) = process::spawn(&plan, replica, attempt, &cwd, output)
-                .map_err(|error| format!("the program {} cannot be run: {error}", plan.program.display()))?;
-            if shared.killed.load(Ordering::Acquire) {
-                process::signal(process, Signal::Kill);
-            }
-            Ok((child, process))
-        });
-        match making.await.unwrap_or_else(|_| Err("the agent failed while it made the process".to_owned())) {
-            Ok((child, process)) => {
-                self.child = Some(child);
-                Event::Spawned { attempt, process }
-            }
-            Err(message) => Event::SpawnFailed { attempt, message },
-        }
-    }
-
-    fn watch(&mut self, attempt: u32, process: ProcessRef) {
-        let ours = self.child.take().filter(|child| child.id() == Some(process.pid));
-        let watched = ours.map_or(Watched::Adopted(process), Watched::Child);
-        let (replica, log) = (self.machine.state().replica, self.logs.of(attempt));
-        let port = self.machine.state().port;
-        self.watcher = Some(self.tell(async move {
-            let ended = process::watch(watched, replica, log).await;
-            let looking = tokio::task::spawn_blocking(move || sockets::is_taken(port, process, replica));
-            let port_taken = looking.await.unwrap_or(false);
-            Event::Exited { attempt, ended: Ended { port_taken, ..ended } }
-        }));
-    }
-
-    fn probe(&mut self, attempt: u32) {
-        self.abort_probe();
-        let health = runtimes::health(self.machine.spec().runtime);
-        let state = self.machine.state();
-        let (replica, port) = (state.replica, state.port);
-        let Some(process) = state.phase.process() else { return };
-        self.probe = Some(self.tell(async move {
-            health::until_ready(port, health, process, replica).await;
-            Event::Healthy { attempt }
-        }));
-    }
-
-    fn abort_probe(&mut self) {
-        if let Some(probe) = self.probe.take() {
-            probe.abort();
-        }
     }
 }

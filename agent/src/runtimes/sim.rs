@@ -1,12 +1,36 @@
-//! The simulated runtime, which the agent's own program can be.
+//! The simulated runtime, which the agent's own program can be. It loads no model and has no image of its own.
 
-use super::{Ask, Health, Line};
+use nebula_core::runtime::RuntimeKind;
 
-pub(super) const HEALTH: Health = Health { path: "/health", otherwise: None };
+use super::{Health, Runtime, Words, model};
 
-pub(super) fn line(ask: &Ask<'_>) -> Line {
-    let mut command = ask.tools.sim_command.clone();
-    command.extend(["--port".to_owned(), ask.port.to_string()]);
-    command.extend(["--model".to_owned(), ask.spec.served_name.clone()]);
-    Line { command, env: Vec::new() }
-}
+pub(super) static RUNTIME: Runtime = Runtime {
+    kind: RuntimeKind::Sim,
+    images: None,
+    container_port: 8_000,
+    health: Health { path: "/health", otherwise: None },
+    takes: &[],
+    advice: "it takes any name",
+    files: model::one,
+    cache: None,
+    hub: false,
+    shares_memory: false,
+    process: |ask| {
+        let mut words = ask.tools.sim_command.clone();
+        words.extend(["--port".to_owned(), ask.port.to_string()]);
+        words.extend(["--model".to_owned(), ask.spec.served_name.clone()]);
+        Ok(words)
+    },
+    // Whatever the image begins with, the environment reaches it.
+    container: |_| Words { entrypoint: None, arguments: Vec::new() },
+    env: |ask| {
+        vec![
+            ("NEBULA_SIM_BIND", ask.host.to_owned()),
+            ("NEBULA_SIM_PORT", ask.port.to_string()),
+            ("NEBULA_SIM_MODEL", ask.spec.served_name.clone()),
+        ]
+    },
+    is_there: |_| true,
+    // It has nothing to load, and says nothing.
+    progress: |_| None,
+};

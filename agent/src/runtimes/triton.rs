@@ -2,19 +2,62 @@
 
 use std::path::Path;
 
-use super::{Ask, Health, Line, Unready};
+use nebula_core::runtime::RuntimeKind;
+
+use super::model::{self, Form};
+use super::{Ask, Cache, Health, Images, Runtime, Unready, Words, lines, vllm};
 use crate::driver::programs;
+use crate::progress::Progress;
 
 const FRONT_END: &str = "/opt/tritonserver/python/openai/openai_frontend/main.py";
-pub(super) const HEALTH: Health = Health { path: "/health/ready", otherwise: Some("/v1/models") };
+const PYTHON: &str = "python3";
+/// A deployment's `image` replaces it.
+const IMAGE: &str = "nvcr.io/nvidia/tritonserver:26.01-vllm-python-py3";
+
+pub(super) static RUNTIME: Runtime = Runtime {
+    kind: RuntimeKind::Triton,
+    images: Some(Images { plain: IMAGE, gpu: IMAGE }),
+    container_port: 9_000,
+    health: Health { path: "/health/ready", otherwise: Some("/v1/models") },
+    takes: &[Form::Path],
+    advice: "it takes a model repository, which is a directory: fs:///path/to/repository",
+    files: repository,
+    // The models in a repository may be of the hub.
+    cache: Some(Cache { variable: "HF_HOME", below: "huggingface", inside: "/root/.cache/huggingface" }),
+    hub: true,
+    shares_memory: true,
+    process,
+    container: |ask| {
+        // Its image's entry point runs the command that it is given.
+        let arguments = [vec![PYTHON.to_owned()], arguments(ask)].concat();
+        Words { entrypoint: None, arguments }
+    },
+    env: |_| Vec::new(),
+    is_there: |_| is_there(),
+    progress,
+};
 
 /// Whether it can be run here.
-pub(super) fn is_there() -> bool {
+fn is_there() -> bool {
     Path::new(FRONT_END).is_file()
 }
 
-/// The model is a model repository: a directory.
-pub(super) fn line(ask: &Ask<'_>) -> Result<Line, Unready> {
+fn repository(path: std::path::PathBuf) -> Result<Vec<std::path::PathBuf>, Unready> {
+    if path.is_dir() {
+        return model::one(path);
+    }
+    let (kind, advice) = (RUNTIME.kind, RUNTIME.advice);
+    Err(Unready(format!("{kind} cannot take the file {}; {advice}", path.display())))
+}
+
+fn arguments(ask: &Ask<'_>) -> Vec<String> {
+    let port = ask.port.to_string();
+    [FRONT_END, "--model-repository", ask.model, "--host", ask.host, "--openai-port", &port]
+        .map(str::to_owned)
+        .into()
+}
+
+fn process(ask: &Ask<'_>) -> Result<Vec<String>, Unready> {
     if !is_there() {
         return Err(Unready(format!(
             "Triton's OpenAI front end is not on this node ({FRONT_END}); install Triton there, or give the \
@@ -24,8 +67,17 @@ pub(super) fn line(ask: &Ask<'_>) -> Result<Line, Unready> {
     let python = programs::python(ask.tools.python.as_deref()).ok_or_else(|| {
         Unready("there is no python3 on this node, which Triton's front end needs".to_owned())
     })?;
-    let (python, port) = (python.display().to_string(), ask.port.to_string());
-    let line =
-        [&*python, FRONT_END, "--model-repository", ask.model, "--host", "127.0.0.1", "--openai-port", &port];
-    Ok(Line { command: line.map(str::to_owned).into(), env: Vec::new() })
+    Ok([vec![python.display().to_string()], arguments(ask)].concat())
+}
+
+fn progress(line: &str) -> Option<Progress> {
+    let has = |text: &str| line.contains(text);
+    if has("successfully loaded '") {
+        return lines::said(None, "the model is loaded");
+    }
+    if has("model_lifecycle") && has("loading: ") {
+        return lines::said(None, "loading the model");
+    }
+    // Its usual back end.
+    vllm::progress(line)
 }

@@ -1,15 +1,20 @@
-//! The layout of what is stored. Fields are only added with a new schema.
+//! The layout of what is stored. Fields are only added with a new schema, and every schema that was ever written is
+//! read.
 
 use std::collections::BTreeMap;
 
 use nebula_core::ids::{DeploymentId, Generation, ReplicaId};
 use nebula_core::token::TokenHash;
+use nebula_store::Record;
 
+use super::{value, value_of};
 use crate::replica::machine::{Desired, Failure, FailureReason, Phase, State};
-use crate::replica::spec::{Access, ProcessRef, Spec};
+use crate::replica::spec::{Access, ContainerRef, Instance, ProcessRef, Spec};
 
-/// The version of all layouts.
-pub(super) const SCHEMA: u16 = 1;
+/// The version of layouts that have only had one.
+const FIRST: u16 = 1;
+/// Of a spec with its image and driver, and of a state whose instance may be a container.
+const CONTAINERS: u16 = 2;
 
 /// Kinds of records; each number is given once.
 pub(super) const NODE: u8 = 1;
@@ -19,8 +24,25 @@ pub(super) const JOURNAL: u8 = 4;
 pub(super) const COMMAND: u8 = 5;
 pub(super) const FENCE: u8 = 6;
 
+/// The version in which a kind of record is written.
+pub(super) fn schema(kind: u8) -> u16 {
+    match kind {
+        SPEC | STATE => CONTAINERS,
+        _ => FIRST,
+    }
+}
+
+/// A spec as it is written now.
 #[derive(bincode::Encode, bincode::Decode)]
 pub(super) struct SpecRecord {
+    basis: SpecBasis,
+    image: Option<String>,
+    driver: Option<String>,
+}
+
+/// A spec of schema 1.
+#[derive(bincode::Encode, bincode::Decode)]
+pub(super) struct SpecBasis {
     runtime: String,
     model: String,
     source: Option<String>,
@@ -31,12 +53,23 @@ pub(super) struct SpecRecord {
     gpu_devices: Vec<u32>,
 }
 
+/// A state as it is written now.
 #[derive(bincode::Encode, bincode::Decode)]
 pub(super) struct StateRecord {
+    basis: StateBasis<InstanceRecord>,
+    out_of_memory: bool,
+}
+
+/// A state of schema 1, where what runs is always a process.
+pub(super) type FirstState = StateBasis<ProcessRecord>;
+
+/// A state but for what schema 2 added; `I` is what runs.
+#[derive(bincode::Encode, bincode::Decode)]
+pub(super) struct StateBasis<I> {
     deployment: [u8; 16],
     generation: u64,
     desired: DesiredRecord,
-    phase: PhaseRecord,
+    phase: PhaseRecord<I>,
     public: bool,
     tokens: Vec<[u8; 32]>,
     gateway: Option<[u8; 32]>,
@@ -57,19 +90,25 @@ enum DesiredRecord {
 }
 
 #[derive(bincode::Encode, bincode::Decode)]
-enum PhaseRecord {
+enum PhaseRecord<I> {
     Preparing,
     Spawning { stale: bool },
-    Starting { process: ProcessRecord },
-    Running { process: ProcessRecord },
+    Starting { instance: I },
+    Running { instance: I },
     BackingOff,
-    Killing { process: ProcessRecord, failure: Option<FailureRecord> },
+    Killing { instance: I, failure: Option<FailureRecord> },
     Stopped,
     Failed(FailureRecord),
 }
 
 #[derive(bincode::Encode, bincode::Decode)]
-struct ProcessRecord {
+enum InstanceRecord {
+    Process(ProcessRecord),
+    Container([u8; 32]),
+}
+
+#[derive(bincode::Encode, bincode::Decode)]
+pub(super) struct ProcessRecord {
     pid: u32,
     started: u64,
     boot: [u8; 16],
@@ -89,6 +128,10 @@ enum ReasonRecord {
     Exited,
     HealthDeadline,
     CrashLoop,
+    ImagePull,
+    Model,
+    Gpu,
+    Unresponsive,
 }
 
 /// A line of a journal.
@@ -108,6 +151,13 @@ pub(super) struct FenceRecord {
 
 impl From<&Spec> for SpecRecord {
     fn from(spec: &Spec) -> Self {
+        let driver = spec.driver.map(|driver| driver.as_str().to_owned());
+        Self { basis: spec.into(), image: spec.image.clone(), driver }
+    }
+}
+
+impl From<&Spec> for SpecBasis {
+    fn from(spec: &Spec) -> Self {
         Self {
             runtime: spec.runtime.as_str().to_owned(),
             model: spec.model.clone(),
@@ -122,6 +172,17 @@ impl From<&Spec> for SpecRecord {
 }
 
 impl SpecRecord {
+    /// The spec; none when it names a runtime, driver or source that this version does not know.
+    pub(super) fn into_spec(self) -> Option<Spec> {
+        let driver = match self.driver {
+            Some(text) => Some(text.parse().ok()?),
+            None => None,
+        };
+        Some(Spec { image: self.image, driver, ..self.basis.into_spec()? })
+    }
+}
+
+impl SpecBasis {
     /// The spec; none when it names a runtime or source that this version does not know.
     pub(super) fn into_spec(self) -> Option<Spec> {
         let source = match self.source {
@@ -137,11 +198,25 @@ impl SpecRecord {
             args: self.args,
             env: self.env,
             gpu_devices: self.gpu_devices,
+            image: None,
+            driver: None,
         })
     }
 }
 
 impl From<&State> for StateRecord {
+    fn from(state: &State) -> Self {
+        Self { basis: state.into(), out_of_memory: state.out_of_memory }
+    }
+}
+
+impl StateRecord {
+    pub(super) fn into_state(self, replica: ReplicaId) -> State {
+        State { out_of_memory: self.out_of_memory, ..self.basis.into_state(replica) }
+    }
+}
+
+impl From<&State> for StateBasis<InstanceRecord> {
     fn from(state: &State) -> Self {
         Self {
             deployment: *state.deployment.as_bytes(),
@@ -166,7 +241,7 @@ impl From<&State> for StateRecord {
     }
 }
 
-impl StateRecord {
+impl<I: Into<Instance>> StateBasis<I> {
     pub(super) fn into_state(self, replica: ReplicaId) -> State {
         State {
             deployment: DeploymentId::from_bytes(self.deployment),
@@ -190,22 +265,25 @@ impl StateRecord {
             restarted: self.restarted,
             recent_crashes: self.recent_crashes,
             last_end: self.last_end,
+            out_of_memory: false,
         }
     }
 }
 
-impl From<&Phase> for PhaseRecord {
+impl From<&Phase> for PhaseRecord<InstanceRecord> {
     fn from(phase: &Phase) -> Self {
         match phase.clone() {
             // What the agent ended because it stopped is to be started by the next one. The other two are never
             // stored; as this they would do no harm.
             Phase::Halted | Phase::Preparing | Phase::New | Phase::Removed => Self::Preparing,
             Phase::Spawning { stale } => Self::Spawning { stale },
-            Phase::Starting { process } => Self::Starting { process: process.into() },
-            Phase::Running { process } => Self::Running { process: process.into() },
+            Phase::Starting { instance } => Self::Starting { instance: instance.into() },
+            Phase::Running { instance } | Phase::Hung { instance, .. } => {
+                Self::Running { instance: instance.into() }
+            }
             Phase::BackingOff => Self::BackingOff,
-            Phase::Killing { process, failure } => {
-                Self::Killing { process: process.into(), failure: failure.map(Into::into) }
+            Phase::Killing { instance, failure } => {
+                Self::Killing { instance: instance.into(), failure: failure.map(Into::into) }
             }
             Phase::Stopped => Self::Stopped,
             Phase::Failed(failure) => Self::Failed(failure.into()),
@@ -213,20 +291,44 @@ impl From<&Phase> for PhaseRecord {
     }
 }
 
-impl From<PhaseRecord> for Phase {
-    fn from(phase: PhaseRecord) -> Self {
+impl<I: Into<Instance>> From<PhaseRecord<I>> for Phase {
+    fn from(phase: PhaseRecord<I>) -> Self {
         match phase {
             PhaseRecord::Preparing => Self::Preparing,
             PhaseRecord::Spawning { stale } => Self::Spawning { stale },
-            PhaseRecord::Starting { process } => Self::Starting { process: process.into() },
-            PhaseRecord::Running { process } => Self::Running { process: process.into() },
+            PhaseRecord::Starting { instance } => Self::Starting { instance: instance.into() },
+            PhaseRecord::Running { instance } => Self::Running { instance: instance.into() },
             PhaseRecord::BackingOff => Self::BackingOff,
-            PhaseRecord::Killing { process, failure } => {
-                Self::Killing { process: process.into(), failure: failure.map(Into::into) }
+            PhaseRecord::Killing { instance, failure } => {
+                Self::Killing { instance: instance.into(), failure: failure.map(Into::into) }
             }
             PhaseRecord::Stopped => Self::Stopped,
             PhaseRecord::Failed(failure) => Self::Failed(failure.into()),
         }
+    }
+}
+
+impl From<Instance> for InstanceRecord {
+    fn from(instance: Instance) -> Self {
+        match instance {
+            Instance::Process(process) => Self::Process(process.into()),
+            Instance::Container(container) => Self::Container(container.0),
+        }
+    }
+}
+
+impl From<InstanceRecord> for Instance {
+    fn from(instance: InstanceRecord) -> Self {
+        match instance {
+            InstanceRecord::Process(process) => process.into(),
+            InstanceRecord::Container(id) => Self::Container(ContainerRef(id)),
+        }
+    }
+}
+
+impl From<ProcessRecord> for Instance {
+    fn from(process: ProcessRecord) -> Self {
+        Self::Process(process.into())
     }
 }
 
@@ -250,6 +352,10 @@ impl From<Failure> for FailureRecord {
             FailureReason::Exited => ReasonRecord::Exited,
             FailureReason::HealthDeadline => ReasonRecord::HealthDeadline,
             FailureReason::CrashLoop => ReasonRecord::CrashLoop,
+            FailureReason::ImagePull => ReasonRecord::ImagePull,
+            FailureReason::Model => ReasonRecord::Model,
+            FailureReason::Gpu => ReasonRecord::Gpu,
+            FailureReason::Unresponsive => ReasonRecord::Unresponsive,
         };
         Self { reason, message: failure.message, exit_code: failure.exit_code }
     }
@@ -263,72 +369,34 @@ impl From<FailureRecord> for Failure {
             ReasonRecord::Exited => FailureReason::Exited,
             ReasonRecord::HealthDeadline => FailureReason::HealthDeadline,
             ReasonRecord::CrashLoop => FailureReason::CrashLoop,
+            ReasonRecord::ImagePull => FailureReason::ImagePull,
+            ReasonRecord::Model => FailureReason::Model,
+            ReasonRecord::Gpu => FailureReason::Gpu,
+            ReasonRecord::Unresponsive => FailureReason::Unresponsive,
         };
         Self { reason, message: failure.message, exit_code: failure.exit_code }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use nebula_core::runtime::RuntimeKind;
-    use nebula_store::codec;
+/// The spec in a record of any schema.
+///
+/// # Errors
+/// When it cannot be read, or names what this version does not know.
+pub(super) fn read_spec(record: &Record) -> Result<Spec, String> {
+    let spec = match record.schema {
+        FIRST => value_of::<SpecBasis>(record, SPEC, FIRST)?.into_spec(),
+        _ => value::<SpecRecord>(record, SPEC)?.into_spec(),
+    };
+    spec.ok_or_else(|| "a runtime, a driver or a source that is not known here".to_owned())
+}
 
-    use super::*;
-
-    #[test]
-    fn a_spec_is_read_back() {
-        let spec = Spec {
-            runtime: RuntimeKind::Llamacpp,
-            model: "m".to_owned(),
-            source: Some("fs:///m/x.gguf".parse().expect("source")),
-            served_name: "n".to_owned(),
-            command: vec!["c".to_owned()],
-            args: vec!["a".to_owned(), String::new()],
-            env: BTreeMap::from([("K".to_owned(), "V".to_owned())]),
-            gpu_devices: vec![0, 7],
-        };
-        let bytes = codec::encode(&SpecRecord::from(&spec)).expect("encodes");
-        let back: SpecRecord = codec::decode(&bytes).expect("decodes");
-        assert_eq!(back.into_spec(), Some(spec));
-    }
-
-    #[test]
-    fn a_state_is_read_back_in_every_stored_phase() {
-        let process = ProcessRef { pid: 7, started: 8, boot: [9; 16] };
-        let failure = Failure { reason: FailureReason::CrashLoop, message: "x".to_owned(), exit_code: 3 };
-        for phase in [
-            Phase::Preparing,
-            Phase::Spawning { stale: true },
-            Phase::Starting { process },
-            Phase::Running { process },
-            Phase::BackingOff,
-            Phase::Killing { process, failure: Some(failure.clone()) },
-            Phase::Killing { process, failure: None },
-            Phase::Stopped,
-            Phase::Failed(failure),
-        ] {
-            let state = State {
-                deployment: DeploymentId::random(),
-                replica: ReplicaId::random(),
-                generation: Generation(5),
-                desired: Desired::Deleted,
-                phase,
-                access: Access {
-                    public: true,
-                    tokens: vec![TokenHash::of("a")],
-                    gateway: Some(TokenHash::of("b")),
-                },
-                port: 30000,
-                attempt: 2,
-                restarts: 1,
-                ever_healthy: true,
-                restarted: true,
-                recent_crashes: 3,
-                last_end: "e".to_owned(),
-            };
-            let bytes = codec::encode(&StateRecord::from(&state)).expect("encodes");
-            let back: StateRecord = codec::decode(&bytes).expect("decodes");
-            assert_eq!(back.into_state(state.replica), state);
-        }
+/// The state in a record of any schema.
+///
+/// # Errors
+/// When it cannot be read.
+pub(super) fn read_state(record: &Record, replica: ReplicaId) -> Result<State, String> {
+    match record.schema {
+        FIRST => Ok(value_of::<FirstState>(record, STATE, FIRST)?.into_state(replica)),
+        _ => Ok(value::<StateRecord>(record, STATE)?.into_state(replica)),
     }
 }

@@ -4,13 +4,16 @@ use std::collections::BTreeMap;
 
 use nebula_core::ids::ReplicaId;
 use nebula_store::{Batch, Record, Store};
+use sha2::{Digest as _, Sha256};
 
-use super::records::{SPEC, STATE, SpecRecord, StateRecord};
-use super::{StoreError, load, record, value};
+use super::records::{SPEC, STATE, SpecRecord, StateRecord, read_spec, read_state};
+use super::{StoreError, load, record};
 use crate::replica::machine::State;
 use crate::replica::spec::Spec;
 
 const PREFIX: &[u8] = b"r/";
+/// What of a hash is shown.
+const HASH_BYTES: usize = 8;
 const SPEC_PART: u8 = b'p';
 const STATE_PART: u8 = b's';
 
@@ -24,6 +27,13 @@ fn key(replica: ReplicaId, part: u8) -> Vec<u8> {
 /// When it is too large to be kept.
 pub(crate) fn spec_record(spec: &Spec) -> Result<Record, StoreError> {
     Ok(record(SPEC, &SpecRecord::from(spec))?)
+}
+
+/// Tells what a replica's container was made from: another spec has another hash. It is that of the spec's record in the
+/// form of schema 2, also when the record's form changes: containers that run are told apart by it.
+pub(crate) fn config_hash(spec: &Spec) -> String {
+    let payload = spec_record(spec).map(|record| record.payload).unwrap_or_default();
+    Sha256::digest(payload).iter().take(HASH_BYTES).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Adds a replica's spec and state to a batch.
@@ -71,13 +81,10 @@ fn part(key: &[u8], record: &Record) -> Result<Part, String> {
     let replica = ReplicaId::from_bytes(*id);
     match *part {
         SPEC_PART => {
-            let spec: SpecRecord = value(record, SPEC)?;
-            let spec = spec.into_spec().ok_or("a runtime or a source that is not known here")?;
-            Ok(Part::Spec(replica, spec))
+            Ok(Part::Spec(replica, read_spec(record)?))
         }
         STATE_PART => {
-            let state: StateRecord = value(record, STATE)?;
-            Ok(Part::State(state.into_state(replica)))
+            Ok(Part::State(read_state(record, replica)?))
         }
         _ => Err("its key names no part of a replica".to_owned()),
     }

@@ -11,7 +11,7 @@ use super::*;
 use crate::replica::machine::Entry;
 
 fn unreadable(kind: u8) -> Record {
-    Record { kind, schema: records::SCHEMA, payload: vec![0xFF; 3] }
+    Record { kind, schema: records::schema(kind), payload: vec![0xFF; 3] }
 }
 
 /// The first key under a prefix.
@@ -59,7 +59,7 @@ async fn what_cannot_be_read_is_set_aside_and_the_rest_stays() {
     assert_eq!(store.status().set_aside, 6);
     let aside = store.set_aside_list().await.expect("reads");
     let reason = |key: &[u8]| aside.iter().find(|found| found.key == key).map(|found| found.reason.clone());
-    assert_eq!(reason(&replica).as_deref(), Some("of kind 2 and schema 1, which is not known here"));
+    assert_eq!(reason(&replica).as_deref(), Some("of kind 2 and schema 2, which is not known here"));
     assert_eq!(reason(b"r/short").as_deref(), Some("its key names no replica"));
     assert!(reason(NODE_KEY).is_some_and(|reason| reason.starts_with("bytes cannot be decoded")));
     assert_eq!(store.get(replica).await, Ok(None));

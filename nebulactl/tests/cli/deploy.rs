@@ -14,6 +14,27 @@ fn deployment(state: &str, message: &str) -> Value {
            "model": "m", "runtime": "sim", "public": false, "replicas": [], "spec": {"replicas": 1}})
 }
 
+/// A server whose deployment pulls its image, one layer per look, and then runs.
+pub(crate) fn pulling(layers: usize) -> Server {
+    let looks = AtomicUsize::new(0);
+    Server::start(move |request: &Request| match request.line().as_str() {
+        "POST /api/v1/deployments" => Answer::json("201 Created", &deployment("pending", "")),
+        "GET /api/v1/deployments/d-1" => {
+            let look = looks.fetch_add(1, Ordering::SeqCst);
+            if look >= layers {
+                return Answer::json("200 OK", &deployment("running", ""));
+            }
+            let (message, percent) =
+                (format!("pulling image x: {look} of {layers} layers"), look * 100 / layers);
+            let mut shown = deployment("preparing", &format!("{message}, {percent} %"));
+            shown["replicas"] = json!([{"index": 0, "state": "preparing", "message": "",
+                                        "progress": {"percent": percent, "message": message}}]);
+            Answer::json("200 OK", &shown)
+        }
+        other => panic!("unexpected {other}"),
+    })
+}
+
 /// A server that accepts a deployment and then shows it in these states, one per look, the last for ever.
 fn server(states: &'static [(&'static str, &'static str)]) -> Server {
     let looks = AtomicUsize::new(0);
@@ -111,4 +132,12 @@ fn a_refusal_is_passed_on() {
     let ended = run(&server, &["deploy", "--model", "m", "--wait"]);
     assert_eq!((ended.code, ended.out.as_str()), (1, ""));
     assert_eq!(ended.err, "error: there is a deployment named \"demo\" already\n");
+}
+
+#[test]
+fn progress_takes_few_lines_where_no_line_can_be_rewritten() {
+    let ended = run(&pulling(3), &["deploy", "--model", "m", "--wait"]);
+    assert_eq!(ended.code, 0, "{ended:?}");
+    let told = "preparing: pulling image x: 0 of 3 layers, 0 %\nrunning\n";
+    assert!(ended.err.starts_with(told), "{}", ended.err);
 }

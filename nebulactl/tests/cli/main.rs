@@ -11,6 +11,7 @@ mod chat;
 mod deploy;
 mod errors;
 mod events;
+mod exec;
 mod nouns;
 mod server;
 mod settings;

@@ -74,6 +74,17 @@ fn one_deployment_is_shown_with_its_replicas() {
 }
 
 #[test]
+fn a_replica_shows_how_far_it_has_got() {
+    let server = Server::start(|_| {
+        let mut shown = deployment("demo", "preparing");
+        shown["replicas"][0]["progress"] = json!({"percent": 30, "message": "pulling image x: 1.2 of 4.0 GB"});
+        Answer::json("200 OK", &shown)
+    });
+    let ended = run(&server, &["get", "demo"]);
+    assert!(ended.out.ends_with("  r-1  pulling image x: 1.2 of 4.0 GB, 30 %\n"), "{}", ended.out);
+}
+
+#[test]
 fn actions_are_sent_and_the_deployment_shown() {
     let server = Server::start(|_| Answer::json("202 Accepted", &deployment("demo", "stopping")));
     for (args, line, body) in [

@@ -80,3 +80,25 @@ fn deleting_asks_at_a_terminal_only_and_takes_no_for_an_answer() {
         ["DELETE /api/v1/deployments/demo", "DELETE /api/v1/deployments/demo", "DELETE /api/v1/nodes/gpu-1",]
     );
 }
+
+#[test]
+fn waiting_rewrites_one_line_while_something_comes_along() {
+    let server = crate::deploy::pulling(3);
+    let (mut ours, theirs) = terminal();
+    let mut nebulactl = command(&["deploy", "--model", "m", "--wait"]);
+    nebulactl.env("NEBULA_SERVER", server.url()).env("NEBULA_TOKEN", "nbadm_test");
+    let mut child = nebulactl.stdout(Stdio::null()).stderr(theirs).spawn().expect("it runs");
+    drop(nebulactl);
+    let mut bytes = Vec::new();
+    // A terminal whose other end is closed reports an error after the last byte.
+    let _ = ours.read_to_end(&mut bytes);
+    assert!(child.wait().expect("it ends").success());
+    let shown = String::from_utf8(bytes).expect("UTF-8");
+    let (while_pulling, after) = shown.split_once("running\r\n").expect("it runs at last");
+    assert!(!while_pulling.contains('\n'), "{while_pulling:?}");
+    let lines: Vec<&str> =
+        while_pulling.split("\r\u{1b}[2K").filter(|line| line.contains("pulling")).collect();
+    assert_eq!(lines.len(), 3, "{while_pulling:?}");
+    assert!(lines[2].contains("preparing: pulling image x: 2 of 3 layers, 66 %"), "{while_pulling:?}");
+    assert!(!after.contains("pulling"), "{after:?}");
+}

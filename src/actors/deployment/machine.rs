@@ -440,8 +440,9 @@ impl Machine {
             writes.push(Write::PutDeployment(Box::new(head(&self.dep))));
         }
         for replica in &self.dep.replicas {
-            if before.replicas.iter().all(|old| old != replica) {
-                writes.push(Write::PutReplica(self.dep.id, Box::new(replica.clone())));
+            let old = before.replicas.iter().find(|old| old.id == replica.id);
+            if old.is_none_or(|old| old.stored() != replica.stored()) {
+                writes.push(Write::PutReplica(self.dep.id, Box::new(replica.stored())));
             }
         }
         for old in &before.replicas {

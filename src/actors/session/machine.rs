@@ -30,7 +30,7 @@ pub enum Event {
     Enqueue(ReplyTo, Box<Command>),
     /// A call to the agent is over.
     Called(CommandId, Result<(), AgentError>),
-    /// The agent reports replicas of deployments that do not exist.
+    /// The agent reports replicas that no deployment has, or has there.
     Orphans(Vec<ReplicaReport>, WallTime),
     /// The node was forgotten.
     Close,
@@ -376,6 +376,7 @@ mod tests {
             port: 30_000,
             message: String::new(),
             restarts: 0,
+            seen: crate::domain::report::Seen::default(),
         };
         let effects = machine.step(Event::Orphans(vec![report.clone()], WallTime(0)));
         assert!(matches!(effects.last(), Some(Effect::Call(command)) if command.action == Action::Delete));

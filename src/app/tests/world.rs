@@ -24,12 +24,12 @@ use crate::actors::system::{Parts, System};
 use crate::actors::tree::{Life, Tree};
 use crate::domain::command::{Action, Command};
 use crate::domain::deployment::{Deployment, DeploymentSpec, Desired, Phase};
-use crate::domain::error::Error;
+use crate::domain::error::{Error, ErrorClass};
 use crate::domain::event::Origin;
 use crate::domain::node::Capabilities;
-use crate::domain::report::{NodeReport, ReplicaReport, ReportedStatus};
+use crate::domain::report::{NodeReport, ReplicaReport, ReportedStatus, Seen};
 use crate::domain::route::RouteTable;
-use crate::ports::{AgentApi, AgentError, BoxFuture, ByteStream, LogQuery};
+use crate::ports::{AgentApi, AgentError, BoxFuture, ByteStream, ExecOutcome, ExecQuery, LogQuery};
 use crate::store::{EmbeddedStore, Options};
 
 pub(super) const NODES: [&str; 3] = ["n1", "n2", "n3"];
@@ -61,6 +61,7 @@ impl Agents {
                     port: 30_000,
                     message: String::new(),
                     restarts: 0,
+                    seen: Seen::default(),
                 };
                 replicas.insert(command.replica_id, report);
             }
@@ -89,6 +90,10 @@ impl AgentApi for Agents {
 
     fn logs(&self, _: &HostPort, _: LogQuery) -> BoxFuture<Result<ByteStream, AgentError>> {
         Box::pin(async { Err(AgentError::Rejected("no logs here".to_owned())) })
+    }
+
+    fn exec(&self, _: &HostPort, _: ExecQuery) -> BoxFuture<Result<ExecOutcome, Error>> {
+        Box::pin(async { Err(Error::new(ErrorClass::Conflict, "nothing runs here")) })
     }
 }
 

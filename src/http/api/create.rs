@@ -15,6 +15,7 @@ use crate::domain::deployment::{
     CpuNeed, Deployment, DeploymentSpec, Desired, GpuNeed, LostAfter, is_deployment_name, slug,
 };
 use crate::domain::error::{Error, ErrorClass};
+use crate::domain::image;
 
 /// Most replicas of one deployment.
 const REPLICAS_MAX: i64 = 1_000;
@@ -140,6 +141,10 @@ fn spec(body: CreateBody) -> Result<DeploymentSpec, Error> {
         labels: body.labels,
         public: body.public,
     };
+    if let Some(image) = &spec.image {
+        image::check(image).map_err(wrong)?;
+    }
+    check_words(&spec)?;
     check_env(&spec.env)?;
     let size = serde_json::to_vec(&spec).map_or(usize::MAX, |text| text.len());
     if size > SPEC_BYTES_MAX {
@@ -187,6 +192,20 @@ fn lost_after(value: &Value) -> Result<LostAfter, Error> {
     duration::parse(&text).map(LostAfter::After).map_err(|error| wrong(format!("lost_after: {error}")))
 }
 
+/// The program and its arguments as an operating system can take them.
+fn check_words(spec: &DeploymentSpec) -> Result<(), Error> {
+    if spec.command.first().is_some_and(String::is_empty) {
+        return Err(wrong("command names no program: its first word is empty"));
+    }
+    if spec.command.iter().chain(&spec.args).any(|word| word.contains('\0')) {
+        return Err(wrong("command and args may not hold a zero byte"));
+    }
+    if spec.driver == Some(Driver::Process) && spec.image.is_some() {
+        return Err(wrong("an image needs the driver docker, and the driver given is process"));
+    }
+    Ok(())
+}
+
 fn check_env(env: &BTreeMap<String, String>) -> Result<(), Error> {
     let legal = |key: &String| !key.is_empty() && !key.contains(['=', '\0']);
     match env.iter().find(|(key, value)| !legal(key) || value.contains('\0')) {
@@ -231,6 +250,14 @@ mod tests {
             (r#"{"model":"ftp://x","runtime":"sim"}"#, "unknown model source"),
             (r#"{"model":"m","runtime":"sim","lost_after":"soon"}"#, "lost_after"),
             (r#"{"model":"m","runtime":"sim","env":{"A=B":"c"}}"#, "environment"),
+            (
+                r#"{"model":"m","runtime":"sim","image":"Bad Image"}"#,
+                "image \"Bad Image\" has capital letters",
+            ),
+            (r#"{"model":"m","runtime":"sim","image":"a","driver":"process"}"#, "needs the driver docker"),
+            (r#"{"model":"m","runtime":"sim","driver":"podman"}"#, "podman"),
+            (r#"{"model":"m","runtime":"sim","command":[""]}"#, "names no program"),
+            (r#"{"model":"m","runtime":"sim","args":["a\u0000"]}"#, "zero byte"),
         ] {
             let error = create(json).expect_err(json);
             assert_eq!(error.class, ErrorClass::Unprocessable, "{json}");

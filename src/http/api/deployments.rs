@@ -27,6 +27,7 @@ pub(super) fn configure(cfg: &mut web::ServiceConfig) {
         .service(
             web::resource("/deployments/{name}/events").route(web::get().to(super::events::of_deployment)),
         )
+        .service(web::resource("/deployments/{name}/exec").route(web::post().to(super::exec::post)))
         .service(web::resource("/deployments/{name}/{action}").route(web::post().to(act)))
         .service(
             web::resource("/deployments/{name}").route(web::get().to(get)).route(web::delete().to(delete)),
@@ -34,7 +35,7 @@ pub(super) fn configure(cfg: &mut web::ServiceConfig) {
 }
 
 /// The body as JSON, whatever content type it claims.
-fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
+pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
     serde_json::from_slice(body)
         .map_err(|error| Error::new(ErrorClass::Invalid, format!("the body: {error}")))
 }

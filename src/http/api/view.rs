@@ -56,7 +56,9 @@ fn replica(dep: &Deployment, replica: &Replica) -> Value {
         "port": replica.port,
         "gpu_devices": place.map(|place| place.gpu_devices.as_slice()).unwrap_or_default(),
         "message": replica.message,
+        "progress": replica.progress(),
         "restarts": replica.restarts,
+        "out_of_memory": replica.seen.out_of_memory,
     })
 }
 

@@ -121,7 +121,7 @@ prop_compose! {
                      phase in select(&Phase::ALL[..]), leaving: bool, container_id in text(), port: u16,
                      message in text(), restarts: u32) -> Replica {
         Replica { id, index, generation: Generation(generation), placement, phase, leaving, container_id, port,
-                  message, restarts }
+                  message, restarts, seen: Seen::default() }
     }
 }
 

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use nebula_core::ids::Generation;
 
-use crate::replica::spec::{Access, Ended, ProcessRef, Spec};
+use super::FailureReason;
+use crate::replica::spec::{Access, Ended, Instance, Spec};
 
 /// What happens to a replica.
 #[derive(Clone, Debug)]
@@ -23,15 +24,27 @@ pub enum Event {
     /// What the runtime needs is there, and this port is free.
     Prepared { attempt: u32, port: u16 },
     /// Something it needs is not there.
-    PrepareFailed { attempt: u32, message: String },
-    /// The process exists.
-    Spawned { attempt: u32, process: ProcessRef },
+    PrepareFailed { attempt: u32, reason: FailureReason, message: String },
+    /// Something of that is worth a line in the journal.
+    Noted { attempt: u32, entry: Entry },
+    /// The process or container exists.
+    Spawned { attempt: u32, instance: Instance },
     /// It could not be made.
     SpawnFailed { attempt: u32, message: String },
+    /// It could not be made because somebody else has its port.
+    PortTaken { attempt: u32, message: String },
     /// It is gone.
     Exited { attempt: u32, ended: Ended },
     /// It answered its health check.
     Healthy { attempt: u32 },
+    /// It is not healthy yet and got on with it.
+    Progressed { attempt: u32 },
+    /// It was healthy and has answered nothing several times.
+    Silent { attempt: u32, message: String },
+    /// It answers again.
+    Answering { attempt: u32 },
+    /// Something it needs is lost or cannot be had: it has to end, and fails for this.
+    Broken { attempt: u32, reason: FailureReason, message: String },
     /// The timer that was set with this fence is due.
     Timer { fence: u64 },
     /// The agent stops: end what runs, or leave it to the next agent.
@@ -49,18 +62,20 @@ pub enum Effect {
     Reply(Result<(), Refusal>),
     /// Tell the proxy who may call and whether the runtime answers.
     Route { ready: bool },
-    /// See that the model, the program and a port are there.
+    /// See that a port, the GPUs, the model and the program or the image are there.
     Prepare { attempt: u32 },
-    /// Make the process.
+    /// Make the process or the container.
     Spawn { attempt: u32 },
-    /// Say when this process ends.
-    Watch { attempt: u32, process: ProcessRef },
+    /// Say when it ends.
+    Watch { attempt: u32, instance: Instance },
     /// Ask for its health until it is healthy.
     Probe { attempt: u32 },
+    /// Ask from now on whether it still answers.
+    Guard { attempt: u32 },
     /// Stop asking.
     StopProbe,
-    /// Send a signal to its process group.
-    Signal { process: ProcessRef, signal: Signal },
+    /// Send a signal to its process group or into its container.
+    Signal { instance: Instance, signal: Signal },
     /// Replace the timer.
     SetTimer { fence: u64, after: Duration },
     /// Nothing is to be waited for.
@@ -74,7 +89,8 @@ pub enum Effect {
 /// A line of a deployment's journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// `accepted`, `started`, `running`, `exited`, `stopping`, `stopped`, `failed`, `restarted`, `access`, `deleted`.
+    /// `accepted`, `started`, `running`, `unresponsive`, `exited`, `stopping`, `stopped`, `failed`, `restarted`,
+    /// `access`, `deleted`; the task adds `fetching`, `fetched`, `pulling` and `pulled`.
     pub kind: &'static str,
     /// For people.
     pub message: String,

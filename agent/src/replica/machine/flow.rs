@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use nebula_core::clock::Tick;
 use nebula_core::duration::human;
 use nebula_core::ids::Generation;
 
@@ -38,7 +37,21 @@ impl Machine {
     /// Whether it is stopped or has failed, or will be when its process has ended. A start without a generation
     /// begins anew then: no number tells it from the start before.
     pub(super) fn has_come_to_an_end(&self) -> bool {
-        let failed = matches!(self.state.phase, Phase::Failed(_) | Phase::Killing { failure: Some(_), .. });
+        let failed = match &self.state.phase {
+            Phase::Failed(_) => true,
+            Phase::Killing { failure: Some(failure), .. } => failure.reason != FailureReason::Unresponsive,
+            Phase::New
+            | Phase::Preparing
+            | Phase::Spawning { .. }
+            | Phase::Starting { .. }
+            | Phase::Running { .. }
+            | Phase::Hung { .. }
+            | Phase::BackingOff
+            | Phase::Killing { failure: None, .. }
+            | Phase::Stopped
+            | Phase::Removed
+            | Phase::Halted => false,
+        };
         failed || self.state.desired == Desired::Stopped
     }
 
@@ -48,6 +61,7 @@ impl Machine {
         self.state.ever_healthy = false;
         self.state.recent_crashes = 0;
         self.state.last_end.clear();
+        self.state.out_of_memory = false;
         self.crashes.clear();
         self.moves = 0;
     }
@@ -63,12 +77,12 @@ impl Machine {
                 self.state.phase = Phase::Spawning { stale: true };
                 Vec::new()
             }
-            Phase::Starting { process } | Phase::Running { process } => {
-                self.enter(Phase::Killing { process, failure: None })
+            Phase::Starting { instance } | Phase::Running { instance } | Phase::Hung { instance, .. } => {
+                self.enter(Phase::Killing { instance, failure: None })
             }
             // The timer stays as it is: a command that is repeated must not put off the hard signal.
-            Phase::Killing { process, .. } => {
-                self.state.phase = Phase::Killing { process, failure: None };
+            Phase::Killing { instance, .. } => {
+                self.state.phase = Phase::Killing { instance, failure: None };
                 Vec::new()
             }
             Phase::Removed | Phase::Halted => Vec::new(),
@@ -92,33 +106,42 @@ impl Machine {
         self.finish(follow)
     }
 
-    /// It ended because somebody else took its port first: another one is looked for.
-    pub(super) fn move_port(&mut self, ended: &Ended) -> Vec<Effect> {
-        self.moves += 1;
-        let message = format!(
-            "another program took port {} and the runtime {}; it starts again on another port",
-            self.state.port,
-            ended.phrase()
-        );
-        self.note("exited", message.clone());
-        self.state.last_end = message;
+    /// Nothing runs: what comes next, durably.
+    pub(super) fn again(&mut self) -> Vec<Effect> {
         let follow = self.settle();
         self.finish(follow)
     }
 
-    /// It ended by itself after it had been healthy.
-    pub(super) fn crash(&mut self, ended: &Ended, now: Tick) -> Vec<Effect> {
-        let policy = self.policy;
+    /// Somebody else took its port first: another one is looked for.
+    pub(super) fn move_port(&mut self, message: String) -> Vec<Effect> {
+        self.moves += 1;
+        self.note("exited", message.clone());
+        self.state.last_end = message;
+        self.again()
+    }
+
+    /// It went with the Docker Engine: it starts again at once, and that counts as nothing.
+    pub(super) fn lose(&mut self, ended: &Ended) -> Vec<Effect> {
+        let message = format!("the runtime {}", ended.phrase());
+        self.note("exited", format!("{message}; it starts again at once"));
+        self.state.last_end = message;
+        self.again()
+    }
+
+    /// It ended and nobody had told it to. `phrase`: how, after "the runtime".
+    pub(super) fn crash(&mut self, ended: &Ended, phrase: &str) -> Vec<Effect> {
+        let (policy, now, attempt) = (self.policy, self.now, self.state.attempt);
+        self.state.out_of_memory = ended.out_of_memory;
         self.crashes.retain(|at| now.since(*at) < policy.crash_window);
         self.crashes.push(now);
         self.state.recent_crashes = u8::try_from(self.crashes.len()).unwrap_or(u8::MAX);
-        self.state.last_end = with_output(format!("the runtime {}", ended.phrase()), &ended.output);
+        let end = format!("attempt {attempt}: the runtime {phrase}");
+        self.state.last_end = with_output(end, &ended.output);
         if self.state.recent_crashes >= policy.crash_max {
             let message = format!(
-                "the runtime ended {} times within {} and last {}",
+                "the runtime ended {} times within {} and last {phrase}",
                 self.crashes.len(),
                 human(policy.crash_window),
-                ended.phrase()
             );
             let message = with_output(message, &ended.output);
             return self.fail(Failure {
@@ -128,7 +151,7 @@ impl Machine {
             });
         }
         let delay = human(self.backoff());
-        self.note("exited", format!("the runtime {}; it starts again in {delay}", ended.phrase()));
+        self.note("exited", format!("the runtime {phrase}; it starts again in {delay}"));
         let follow = self.enter(Phase::BackingOff);
         self.finish(follow)
     }
@@ -149,8 +172,7 @@ impl Machine {
         let old = std::mem::replace(&mut self.state.phase, phase);
         self.fence += 1;
         let mut follow = Vec::new();
-        let asks = |phase: &Phase| matches!(phase, Phase::Starting { .. });
-        if asks(&old) && !asks(&self.state.phase) {
+        if old.asks() && !self.state.phase.asks() {
             follow.push(Effect::StopProbe);
         }
         if old.has_timer() && !self.state.phase.has_timer() {
@@ -169,23 +191,30 @@ impl Machine {
                 follow.extend([Effect::Route { ready: false }, Effect::Prepare { attempt }, Effect::Report]);
             }
             Phase::Spawning { .. } => follow.push(Effect::Spawn { attempt: self.state.attempt }),
-            Phase::Starting { process } => {
-                self.note("started", format!("process {} on port {}", process.pid, self.state.port));
+            Phase::Starting { instance } => {
+                self.note("started", format!("{instance} on port {}", self.state.port));
+                (self.began, self.progressed) = (self.now, false);
                 let attempt = self.state.attempt;
                 let timer = Effect::SetTimer { fence, after: self.policy.start_deadline };
                 follow.extend([Effect::Probe { attempt }, timer, Effect::Report]);
             }
             Phase::Running { .. } => {
                 self.note("running", "the runtime is healthy".to_owned());
-                follow.extend([Effect::Route { ready: true }, Effect::Report]);
+                let guard = Effect::Guard { attempt: self.state.attempt };
+                follow.extend([guard, Effect::Route { ready: true }, Effect::Report]);
+            }
+            Phase::Hung { message, .. } => {
+                self.note("unresponsive", message);
+                let timer = Effect::SetTimer { fence, after: self.policy.hung_max };
+                follow.extend([Effect::Route { ready: false }, timer, Effect::Report]);
             }
             Phase::BackingOff => {
                 let timer = Effect::SetTimer { fence, after: self.backoff() };
                 follow.extend([Effect::Route { ready: false }, timer, Effect::Report]);
             }
-            Phase::Killing { process, .. } => {
-                self.note("stopping", format!("process {} is told to end", process.pid));
-                let signal = Effect::Signal { process, signal: Signal::Term };
+            Phase::Killing { instance, .. } => {
+                self.note("stopping", format!("{instance} is told to end"));
+                let signal = Effect::Signal { instance, signal: Signal::Term };
                 let timer = Effect::SetTimer { fence, after: self.grace };
                 follow.extend([Effect::Route { ready: false }, signal, timer, Effect::Report]);
             }
@@ -237,6 +266,7 @@ impl Machine {
             | Phase::Spawning { .. }
             | Phase::Starting { .. }
             | Phase::Running { .. }
+            | Phase::Hung { .. }
             | Phase::BackingOff
             | Phase::Killing { .. }
             | Phase::Stopped

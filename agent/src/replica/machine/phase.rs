@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::replica::spec::ProcessRef;
+use crate::replica::spec::Instance;
 
 /// What is observed of a replica. Outward names are in [`super::Status`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,13 +14,15 @@ pub enum Phase {
     /// The process is being made. `stale`: it is unwanted already and will be ended as soon as it exists.
     Spawning { stale: bool },
     /// The process exists and is asked for its health.
-    Starting { process: ProcessRef },
+    Starting { instance: Instance },
     /// It is healthy.
-    Running { process: ProcessRef },
+    Running { instance: Instance },
+    /// It was healthy and answers nothing; it is still asked. `message`: what was seen. Stored as running.
+    Hung { instance: Instance, message: String },
     /// It crashed and will be started again.
     BackingOff,
     /// It was told to end. `failure`: what becomes of the replica, unless a command says otherwise.
-    Killing { process: ProcessRef, failure: Option<Failure> },
+    Killing { instance: Instance, failure: Option<Failure> },
     /// It ended because that was wanted.
     Stopped,
     /// It ended or never came up, and stays so until it is told to start.
@@ -39,6 +41,7 @@ impl Phase {
             | Self::Spawning { .. }
             | Self::Starting { .. }
             | Self::Running { .. }
+            | Self::Hung { .. }
             | Self::BackingOff
             | Self::Killing { .. } => true,
             Self::New | Self::Stopped | Self::Failed(_) | Self::Removed | Self::Halted => false,
@@ -47,15 +50,24 @@ impl Phase {
 
     /// Whether a timer runs in it.
     pub(super) fn has_timer(&self) -> bool {
-        matches!(self, Self::Starting { .. } | Self::BackingOff | Self::Killing { .. })
+        matches!(
+            self,
+            Self::Starting { .. } | Self::Hung { .. } | Self::BackingOff | Self::Killing { .. }
+        )
     }
 
-    /// The process that exists in it.
-    pub fn process(&self) -> Option<ProcessRef> {
+    /// Whether the runtime is asked in it.
+    pub(super) fn asks(&self) -> bool {
+        matches!(self, Self::Starting { .. } | Self::Running { .. } | Self::Hung { .. })
+    }
+
+    /// What runs in it.
+    pub fn instance(&self) -> Option<Instance> {
         match self {
-            Self::Starting { process } | Self::Running { process } | Self::Killing { process, .. } => {
-                Some(*process)
-            }
+            Self::Starting { instance }
+            | Self::Running { instance }
+            | Self::Hung { instance, .. }
+            | Self::Killing { instance, .. } => Some(*instance),
             Self::New
             | Self::Preparing
             | Self::Spawning { .. }
@@ -75,6 +87,7 @@ impl Phase {
             Self::Spawning { .. } => "spawning",
             Self::Starting { .. } => "starting",
             Self::Running { .. } => "running",
+            Self::Hung { .. } => "hung",
             Self::BackingOff => "backing_off",
             Self::Killing { .. } => "killing",
             Self::Stopped => "stopped",
@@ -98,7 +111,7 @@ pub struct Failure {
 /// The kinds of failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailureReason {
-    /// The model, the program or a port was not there.
+    /// The program or a port was not there.
     Prepare,
     /// The process could not be made.
     Spawn,
@@ -106,8 +119,16 @@ pub enum FailureReason {
     Exited,
     /// It did not become healthy in time.
     HealthDeadline,
-    /// It was healthy and then crashed too often.
+    /// It crashed too often.
     CrashLoop,
+    /// Its image could not be pulled.
+    ImagePull,
+    /// Its model could not be fetched or loaded.
+    Model,
+    /// A GPU that it uses is not there any more.
+    Gpu,
+    /// It was healthy and then answered nothing. It ends for that, as by a crash, and does not fail.
+    Unresponsive,
 }
 
 impl fmt::Display for FailureReason {
@@ -118,6 +139,10 @@ impl fmt::Display for FailureReason {
             Self::Exited => "exited",
             Self::HealthDeadline => "not_healthy",
             Self::CrashLoop => "crash_loop",
+            Self::ImagePull => "image_pull",
+            Self::Model => "model",
+            Self::Gpu => "gpu",
+            Self::Unresponsive => "unresponsive",
         })
     }
 }

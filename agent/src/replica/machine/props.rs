@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::tests::{NOW, process, spec, start};
 use super::*;
+use crate::replica::spec::{ContainerRef, Ended, Instance};
 
 /// What happens next in the world.
 #[derive(Clone, Debug)]
@@ -27,8 +28,18 @@ enum Act {
     OldTimer(u64),
     /// The agent dies before the `n`-th effect of the next step, and a new one starts.
     Die(usize),
-    /// The next process cannot be made.
-    NoSpawn,
+    /// The next process cannot be made; with `port`, because its port is taken.
+    NoSpawn { port: bool },
+    /// The next one is a container, of whose making the answer comes later.
+    Container,
+    /// The Engine goes away and takes it along, if it is a container.
+    EngineDies,
+    /// The Engine does not answer when the next agent looks.
+    EngineHangs,
+    Progressed,
+    Silent,
+    Answering,
+    Broken,
     Wait(u64),
 }
 
@@ -46,7 +57,14 @@ fn act() -> impl Strategy<Value = Act> {
         3 => Just(Act::TimerFires),
         1 => (0u64..40).prop_map(Act::OldTimer),
         2 => (0usize..6).prop_map(Act::Die),
-        1 => Just(Act::NoSpawn),
+        1 => any::<bool>().prop_map(|port| Act::NoSpawn { port }),
+        2 => Just(Act::Container),
+        1 => Just(Act::EngineDies),
+        1 => Just(Act::EngineHangs),
+        1 => Just(Act::Progressed),
+        2 => Just(Act::Silent),
+        1 => Just(Act::Answering),
+        1 => Just(Act::Broken),
         1 => (0u64..700).prop_map(Act::Wait),
     ]
 }
@@ -55,17 +73,38 @@ fn act() -> impl Strategy<Value = Act> {
 struct World {
     machine: Machine,
     durable: Option<State>,
-    alive: Option<ProcessRef>,
+    alive: Option<Instance>,
     next_pid: u32,
     preparing: Option<u32>,
     watched: Option<u32>,
     timer: Option<u64>,
     ready: bool,
     die_before: Option<usize>,
-    no_spawn: bool,
+    no_spawn: Option<bool>,
+    container: bool,
+    /// A container is being made for this attempt.
+    making: Option<u32>,
+    engine_hangs: bool,
     now: Tick,
     highest: u64,
     ended_by_us: BTreeSet<u32>,
+}
+
+/// A number that no other instance has.
+fn number(instance: Instance) -> u32 {
+    match instance {
+        Instance::Process(process) => process.pid,
+        Instance::Container(container) => {
+            let [a, b, c, d, ..] = container.0;
+            u32::from_be_bytes([a, b, c, d])
+        }
+    }
+}
+
+fn container(number: u32) -> Instance {
+    let mut id = [0; 32];
+    id[..4].copy_from_slice(&number.to_be_bytes());
+    Instance::Container(ContainerRef(id))
 }
 
 impl World {
@@ -86,7 +125,10 @@ impl World {
             timer: None,
             ready: false,
             die_before: None,
-            no_spawn: false,
+            no_spawn: None,
+            container: false,
+            making: None,
+            engine_hangs: false,
             now: NOW,
             highest: 0,
             ended_by_us: BTreeSet::new(),
@@ -141,13 +183,13 @@ impl World {
                 Effect::Route { ready } => self.ready = ready,
                 Effect::Prepare { attempt } => self.preparing = Some(attempt),
                 Effect::Spawn { attempt } => effects.extend(self.spawn(attempt)),
-                Effect::Watch { attempt, process } => {
-                    assert_eq!(self.alive, Some(process));
+                Effect::Watch { attempt, instance } => {
+                    assert_eq!(self.alive, Some(instance));
                     self.watched = Some(attempt);
                 }
-                Effect::Signal { process, signal } => {
-                    assert_eq!(self.alive, Some(process), "a signal to a stranger");
-                    self.ended_by_us.insert(process.pid);
+                Effect::Signal { instance, signal } => {
+                    assert_eq!(self.alive, Some(instance), "a signal to a stranger");
+                    self.ended_by_us.insert(number(instance));
                     if signal == Signal::Kill {
                         self.exit(9);
                         return;
@@ -155,7 +197,7 @@ impl World {
                 }
                 Effect::SetTimer { fence, .. } => self.timer = Some(fence),
                 Effect::CancelTimer => self.timer = None,
-                Effect::Probe { .. } | Effect::StopProbe | Effect::Report => {}
+                Effect::Probe { .. } | Effect::Guard { .. } | Effect::StopProbe | Effect::Report => {}
                 Effect::Done => {
                     if self.durable.is_none() {
                         // A new replica of that id may come.
@@ -179,29 +221,58 @@ impl World {
         assert_eq!(self.machine.state().desired, Desired::Running);
         let durable = self.durable.as_ref().expect("the intent is durable");
         assert!(matches!(durable.phase, Phase::Spawning { .. }) && durable.attempt == attempt);
-        if std::mem::take(&mut self.no_spawn) {
-            return self.machine.step(Event::SpawnFailed { attempt, message: "no".to_owned() }, self.now);
+        if std::mem::take(&mut self.container) {
+            self.making = Some(attempt);
+            return Vec::new();
         }
-        let process = process(self.next_pid);
+        let event = self.make(attempt, process);
+        self.machine.step(event, self.now)
+    }
+
+    /// What comes of an attempt to make something to run as.
+    fn make(&mut self, attempt: u32, kind: impl Fn(u32) -> Instance) -> Event {
+        let message = "no".to_owned();
+        match self.no_spawn.take() {
+            Some(true) => return Event::PortTaken { attempt, message },
+            Some(false) => return Event::SpawnFailed { attempt, message },
+            None => {}
+        }
+        let instance = kind(self.next_pid);
         self.next_pid += 1;
-        self.alive = Some(process);
-        self.machine.step(Event::Spawned { attempt, process }, self.now)
+        self.alive = Some(instance);
+        Event::Spawned { attempt, instance }
     }
 
     /// The agent died; what was not durable is lost, the process is not.
     fn reborn(&mut self) {
         self.die_before = None;
         (self.preparing, self.watched, self.timer, self.ready) = (None, None, None, false);
+        if self.making.take().is_some() && self.alive.is_none() && self.next_pid % 2 == 0 {
+            // It came to be, and nobody was told.
+            self.alive = Some(container(self.next_pid));
+            self.next_pid += 1;
+        }
+        let hangs = std::mem::take(&mut self.engine_hangs);
         let Some(state) = self.durable.clone() else {
             assert_eq!(self.alive, None, "a process that nobody knows");
             let (now, next_pid) = (self.now, self.next_pid);
             *self = Self { now, next_pid, ..Self::new() };
             return;
         };
+        let contained = matches!(self.alive, Some(Instance::Container(_)));
         let found = match (&state.phase, self.alive) {
-            (Phase::Spawning { .. }, Some(process)) => Found::Alive(process),
-            (phase, Some(process)) if phase.process() == Some(process) => Found::Alive(process),
-            (phase, Some(process)) => panic!("process {process:?} is lost in {phase:?}"),
+            (Phase::Spawning { .. }, _) if hangs => {
+                // A process is found all the same. Of a container nothing is known: whoever makes the next one
+                // removes it first, and else the one who looks for strays.
+                match self.alive.take_if(|_| contained) {
+                    Some(_) => Found::Unknown,
+                    None => self.alive.map_or(Found::Unknown, Found::Alive),
+                }
+            }
+            (_, Some(_)) if hangs && contained => Found::Unknown,
+            (Phase::Spawning { .. }, Some(instance)) => Found::Alive(instance),
+            (phase, Some(instance)) if phase.instance() == Some(instance) => Found::Alive(instance),
+            (phase, Some(instance)) => panic!("process {instance:?} is lost in {phase:?}"),
             (_, None) => Found::Gone(Ended::default()),
         };
         let (machine, effects) = Machine::load(Policy::default(), state, spec("m"), found, self.now);
@@ -210,14 +281,27 @@ impl World {
     }
 
     fn exit(&mut self, code: i32) {
-        let Some(process) = self.alive.take() else { return };
+        self.end(Ended { code: Some(code), ..Ended::default() });
+    }
+
+    fn end(&mut self, ended: Ended) {
+        let Some(instance) = self.alive.take() else { return };
         let restarts = self.machine.state().recent_crashes;
         if let Some(attempt) = self.watched.take() {
-            let ended = Ended { code: Some(code), ..Ended::default() };
+            let blameless = ended.blameless;
+            let hung = matches!(&self.machine.state().phase, Phase::Killing { failure: Some(failure), .. }
+                if failure.reason == FailureReason::Unresponsive);
             self.send(Event::Exited { attempt, ended });
-            if self.ended_by_us.contains(&process.pid) {
+            if blameless && !hung || self.ended_by_us.contains(&number(instance)) && !hung {
                 assert!(self.machine.state().recent_crashes <= restarts, "blamed for what we did");
             }
+        }
+    }
+
+    /// News of what runs, while it runs.
+    fn tell(&mut self, event: impl FnOnce(u32) -> Event) {
+        if self.alive.is_some() {
+            self.send(event(self.machine.state().attempt));
         }
     }
 
@@ -234,8 +318,12 @@ impl World {
                     self.send(if well {
                         Event::Prepared { attempt, port: 30_000 }
                     } else {
-                        Event::PrepareFailed { attempt, message: "no".to_owned() }
+                        let reason = FailureReason::ImagePull;
+                        Event::PrepareFailed { attempt, reason, message: "no".to_owned() }
                     });
+                } else if let Some(attempt) = self.making.take() {
+                    let event = self.make(attempt, container);
+                    self.send(event);
                 }
             }
             // These are about one life of the agent.
@@ -245,6 +333,9 @@ impl World {
                 let before = self.machine.state().clone();
                 self.send(Event::Prepared { attempt, port: 1 });
                 self.send(Event::Healthy { attempt });
+                self.send(Event::Silent { attempt, message: String::new() });
+                self.send(Event::Answering { attempt });
+                self.send(Event::Progressed { attempt });
                 self.send(Event::Exited { attempt, ended: Ended::default() });
                 assert!(before == *self.machine.state() || self.durable.is_none());
             }
@@ -269,7 +360,21 @@ impl World {
                 }
             }
             Act::Die(at) => self.die_before = Some(at),
-            Act::NoSpawn => self.no_spawn = true,
+            Act::NoSpawn { port } => self.no_spawn = Some(port),
+            Act::Container => self.container = true,
+            Act::EngineDies => {
+                if matches!(self.alive, Some(Instance::Container(_))) {
+                    self.end(Ended { blameless: true, ..Ended::default() });
+                }
+            }
+            Act::EngineHangs => self.engine_hangs = true,
+            Act::Progressed => self.tell(|attempt| Event::Progressed { attempt }),
+            Act::Silent => self.tell(|attempt| Event::Silent { attempt, message: "no".to_owned() }),
+            Act::Answering => self.tell(|attempt| Event::Answering { attempt }),
+            Act::Broken => self.tell(|attempt| {
+                let reason = FailureReason::Gpu;
+                Event::Broken { attempt, reason, message: "no".to_owned() }
+            }),
             Act::Wait(secs) => self.now = self.now.plus(Duration::from_secs(secs)),
         }
     }
@@ -277,8 +382,8 @@ impl World {
     fn check(&self) {
         let state = self.machine.state();
         assert_eq!(self.ready, matches!(state.phase, Phase::Running { .. }), "{:?}", state.phase);
-        if let Some(process) = state.phase.process() {
-            assert_eq!(self.alive, Some(process), "{:?}", state.phase);
+        if let Some(instance) = state.phase.instance() {
+            assert_eq!(self.alive, Some(instance), "{:?}", state.phase);
             assert_eq!(self.watched, Some(state.attempt), "nobody would see it end");
         }
         assert!(!state.phase.has_timer() || self.timer.is_some(), "{:?} without a timer", state.phase);
@@ -288,10 +393,11 @@ impl World {
 
     /// From here on all goes well: what is wanted is reached.
     fn heal(&mut self) {
-        self.no_spawn = false;
+        (self.no_spawn, self.container, self.engine_hangs) = (None, false, false);
         for _ in 0..12 {
             self.act(&Act::Answer(true));
             self.act(&Act::Healthy);
+            self.act(&Act::Answering);
             if matches!(self.machine.state().phase, Phase::Killing { .. }) {
                 self.exit(0);
             }

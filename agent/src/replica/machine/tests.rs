@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use nebula_core::runtime::RuntimeKind;
 
 use super::*;
+use crate::replica::spec::{Ended, Instance, ProcessRef};
 
 pub(super) const NOW: Tick = Tick(1_000_000);
 
@@ -18,11 +19,13 @@ pub(super) fn spec(name: &str) -> Arc<Spec> {
         args: Vec::new(),
         env: BTreeMap::new(),
         gpu_devices: Vec::new(),
+        image: None,
+        driver: None,
     })
 }
 
-pub(super) fn process(pid: u32) -> ProcessRef {
-    ProcessRef { pid, started: u64::from(pid), boot: [0; 16] }
+pub(super) fn process(pid: u32) -> Instance {
+    Instance::Process(ProcessRef { pid, started: u64::from(pid), boot: [0; 16] })
 }
 
 pub(super) fn start(generation: u64) -> Event {
@@ -30,11 +33,11 @@ pub(super) fn start(generation: u64) -> Event {
     Event::Start { generation, spec: spec("m"), access: Access::default(), port: 30_000 }
 }
 
-fn stop(generation: u64) -> Event {
+pub(super) fn stop(generation: u64) -> Event {
     Event::Stop { generation: Some(Generation(generation)), grace: None }
 }
 
-fn exited(attempt: u32, code: i32) -> Event {
+pub(super) fn exited(attempt: u32, code: i32) -> Event {
     let ended = Ended { code: Some(code), output: "last words".to_owned(), ..Ended::default() };
     Event::Exited { attempt, ended }
 }
@@ -44,7 +47,7 @@ fn machine() -> Machine {
 }
 
 /// A machine to which these events happened.
-fn after(events: impl IntoIterator<Item = Event>) -> Machine {
+pub(super) fn after(events: impl IntoIterator<Item = Event>) -> Machine {
     let mut machine = machine();
     for event in events {
         machine.step(event, NOW);
@@ -52,22 +55,22 @@ fn after(events: impl IntoIterator<Item = Event>) -> Machine {
     machine
 }
 
-fn starting() -> Vec<Event> {
+pub(super) fn starting() -> Vec<Event> {
     vec![
         start(5),
         Event::Prepared { attempt: 1, port: 30_000 },
-        Event::Spawned { attempt: 1, process: process(7) },
+        Event::Spawned { attempt: 1, instance: process(7) },
     ]
 }
 
-fn running() -> Vec<Event> {
+pub(super) fn running() -> Vec<Event> {
     let mut events = starting();
     events.push(Event::Healthy { attempt: 1 });
     events
 }
 
 /// Effects without the journal's words.
-fn names(effects: &[Effect]) -> Vec<String> {
+pub(super) fn names(effects: &[Effect]) -> Vec<String> {
     effects
         .iter()
         .map(|effect| match effect {
@@ -83,8 +86,14 @@ fn names(effects: &[Effect]) -> Vec<String> {
             Effect::Spawn { attempt } => format!("spawn({attempt})"),
             Effect::Watch { attempt, .. } => format!("watch({attempt})"),
             Effect::Probe { attempt } => format!("probe({attempt})"),
+            Effect::Guard { attempt } => format!("guard({attempt})"),
             Effect::StopProbe => "stop_probe".to_owned(),
-            Effect::Signal { process, signal } => format!("signal({} {signal:?})", process.pid),
+            Effect::Signal { instance: Instance::Process(process), signal } => {
+                format!("signal({} {signal:?})", process.pid)
+            }
+            Effect::Signal { instance: Instance::Container(container), signal } => {
+                format!("signal(c{} {signal:?})", container.0[0])
+            }
             Effect::SetTimer { after, .. } => format!("timer({}s)", after.as_secs()),
             Effect::CancelTimer => "cancel_timer".to_owned(),
             Effect::Report => "report".to_owned(),
@@ -93,11 +102,11 @@ fn names(effects: &[Effect]) -> Vec<String> {
         .collect()
 }
 
-fn step(machine: &mut Machine, event: Event) -> String {
+pub(super) fn step(machine: &mut Machine, event: Event) -> String {
     names(&machine.step(event, NOW)).join(", ")
 }
 
-fn fence_of(effects: &[Effect]) -> Event {
+pub(super) fn fence_of(effects: &[Effect]) -> Event {
     let fence = effects.iter().find_map(|effect| match effect {
         Effect::SetTimer { fence, .. } => Some(*fence),
         _ => None,
@@ -113,18 +122,18 @@ fn from_nothing_to_running_and_away_again() {
         (start(5), "persist(accepted), reply(ok), route(false), prepare(1), report", Some(Status::Preparing)),
         (Event::Prepared { attempt: 1, port: 30_001 }, "persist(), spawn(1)", Some(Status::Preparing)),
         (
-            Event::Spawned { attempt: 1, process: process(7) },
+            Event::Spawned { attempt: 1, instance: process(7) },
             "persist(started), watch(1), probe(1), timer(900s), report",
             Some(Status::Starting),
         ),
         (
             Event::Healthy { attempt: 1 },
-            "persist(running), stop_probe, cancel_timer, route(true), report",
+            "persist(running), cancel_timer, guard(1), route(true), report",
             Some(Status::Running),
         ),
         (
             stop(5),
-            "persist(stopping), reply(ok), route(false), signal(7 Term), timer(10s), report",
+            "persist(stopping), reply(ok), stop_probe, route(false), signal(7 Term), timer(10s), report",
             Some(Status::Stopping),
         ),
         (exited(1, 0), "persist(stopped), cancel_timer, route(false), report", Some(Status::Stopped)),
@@ -172,7 +181,7 @@ fn a_newer_generation_replaces_what_runs() {
     let mut machine = after(running());
     assert_eq!(
         step(&mut machine, start(6)),
-        "persist(accepted stopping), reply(ok), route(false), signal(7 Term), timer(10s), report"
+        "persist(accepted stopping), reply(ok), stop_probe, route(false), signal(7 Term), timer(10s), report"
     );
     assert_eq!(machine.view().map(|view| view.status), Some(Status::Starting));
     assert_eq!(
@@ -188,7 +197,7 @@ fn a_stop_while_the_process_is_made_ends_it_as_soon_as_it_exists() {
     let mut machine = after([start(5), Event::Prepared { attempt: 1, port: 1 }]);
     assert_eq!(step(&mut machine, stop(5)), "persist(), reply(ok)");
     assert_eq!(
-        step(&mut machine, Event::Spawned { attempt: 1, process: process(7) }),
+        step(&mut machine, Event::Spawned { attempt: 1, instance: process(7) }),
         "persist(stopping), watch(1), route(false), signal(7 Term), timer(10s), report"
     );
 }
@@ -252,7 +261,7 @@ fn crashes_are_followed_by_longer_and_longer_waits_and_then_by_failure() {
         machine.step(fence_of(&effects), now);
         let attempt = attempt + 1;
         machine.step(Event::Prepared { attempt, port: 1 }, now);
-        machine.step(Event::Spawned { attempt, process: process(attempt) }, now);
+        machine.step(Event::Spawned { attempt, instance: process(attempt) }, now);
         machine.step(Event::Healthy { attempt }, now);
     }
     machine.step(exited(5, 9), now);
@@ -276,7 +285,7 @@ fn old_crashes_are_forgotten() {
         machine.step(fence_of(&effects), now);
         let attempt = attempt + 1;
         machine.step(Event::Prepared { attempt, port: 1 }, now);
-        machine.step(Event::Spawned { attempt, process: process(attempt) }, now);
+        machine.step(Event::Spawned { attempt, instance: process(attempt) }, now);
         machine.step(Event::Healthy { attempt }, now);
         now = now.plus(Duration::from_secs(600));
     }
@@ -321,7 +330,7 @@ fn the_agents_own_stop_ends_processes_without_blaming_them() {
     let mut machine = after(running());
     assert_eq!(
         step(&mut machine, Event::Halt { leave: false }),
-        "persist(stopping), route(false), signal(7 Term), timer(10s), report"
+        "persist(stopping), stop_probe, route(false), signal(7 Term), timer(10s), report"
     );
     assert_eq!(machine.view().map(|view| view.status), Some(Status::Stopping));
     assert_eq!(step(&mut machine, exited(1, 143)), "persist(), cancel_timer, done");
@@ -390,7 +399,7 @@ fn a_runtime_whose_port_was_taken_gets_another_one_a_few_times() {
             &mut machine,
             Event::Prepared { attempt: next, port: 30_000 + u16::try_from(next).expect("few") },
         );
-        step(&mut machine, Event::Spawned { attempt: next, process: process(next) });
+        step(&mut machine, Event::Spawned { attempt: next, instance: process(next) });
     }
     step(&mut machine, taken(4));
     assert_eq!(machine.view().map(|view| (view.status, view.restarts)), Some((Status::Failed, 0)));
@@ -412,7 +421,7 @@ fn what_runs_is_kept_by_the_next_agent() {
         (
             running(),
             alive(),
-            "persist(running), route(false), watch(1), route(true), report",
+            "persist(running), route(false), watch(1), guard(1), route(true), report",
             Status::Running,
         ),
         (
@@ -421,14 +430,14 @@ fn what_runs_is_kept_by_the_next_agent() {
             "persist(started), route(false), watch(1), probe(1), timer(900s), report",
             Status::Starting,
         ),
-        (running(), gone(), "persist(exited), route(false), timer(10s), report", Status::Starting),
+        (running(), gone(), "persist(exited), stop_probe, route(false), timer(10s), report", Status::Starting),
         (
             starting(),
             gone(),
             "persist(failed), stop_probe, cancel_timer, route(false), report",
             Status::Failed,
         ),
-        (running(), Found::Rebooted, "persist(), route(false), prepare(2), report", Status::Preparing),
+        (running(), Found::Rebooted, "persist(), stop_probe, route(false), prepare(2), report", Status::Preparing),
         (
             vec![start(5), Event::Prepared { attempt: 1, port: 1 }],
             alive(),

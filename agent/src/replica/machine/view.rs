@@ -2,8 +2,8 @@
 
 use nebula_core::ids::Generation;
 
-use super::{Desired, Machine, Phase};
-use crate::replica::spec::ProcessRef;
+use super::{Desired, FailureReason, Machine, Phase};
+use crate::replica::spec::Instance;
 
 /// A replica's state as nebulad and people see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,12 +40,16 @@ pub struct View {
     pub status: Status,
     pub generation: Generation,
     pub port: u16,
-    pub process: Option<ProcessRef>,
+    pub instance: Option<Instance>,
+    /// Something may be made for it that is not known yet.
+    pub is_beginning: bool,
     pub attempt: u32,
     pub restarts: u32,
     /// Why it failed, or what it waits for; empty when all is well.
     pub message: String,
     pub exit_code: i32,
+    /// The last attempt ended because it had no memory left.
+    pub out_of_memory: bool,
 }
 
 impl Machine {
@@ -63,7 +67,14 @@ impl Machine {
             Phase::Running { .. } => (Status::Running, String::new(), 0),
             Phase::BackingOff => {
                 let wait = nebula_core::duration::human(self.backoff());
-                (Status::Starting, format!("starts again {wait} after its end: {}", state.last_end), 0)
+                (Status::Starting, format!("starts again {wait} after the end of {}", state.last_end), 0)
+            }
+            Phase::Hung { message, .. } => {
+                let limit = nebula_core::duration::human(self.policy.hung_max);
+                (Status::Starting, format!("{message}; after {limit} of that it is started again"), 0)
+            }
+            Phase::Killing { failure: Some(failure), .. } if failure.reason == FailureReason::Unresponsive => {
+                (Status::Starting, format!("{}; it is ended and starts again", failure.message), 0)
             }
             Phase::Killing { failure: Some(failure), .. } => {
                 (Status::Stopping, failure.message.clone(), failure.exit_code)
@@ -82,8 +93,9 @@ impl Machine {
                 (Status::Failed, format!("{}: {}", failure.reason, failure.message), failure.exit_code)
             }
         };
-        let (generation, port, process) = (state.generation, state.port, state.phase.process());
+        let (generation, port, instance) = (state.generation, state.port, state.phase.instance());
         let (attempt, restarts) = (state.attempt, state.restarts);
-        Some(View { status, generation, port, process, attempt, restarts, message, exit_code })
+        let is_beginning = matches!(state.phase, Phase::Preparing | Phase::Spawning { .. });
+        Some(View { status, is_beginning, generation, port, instance, attempt, restarts, message, exit_code, out_of_memory: state.out_of_memory })
     }
 }

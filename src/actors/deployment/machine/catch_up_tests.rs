@@ -53,7 +53,10 @@ fn what_one_node_teaches_the_other_nodes_may_have_known_too() {
         let replicas = vec![running(0, "a"), running(1, "b")];
         let mut machine = started(Deployment { desired: Desired::Stopped, ..deployment(replicas) });
         machine.step(Event::Node(facts("a", 1, vec![reported(0, 5, ReportedStatus::Stopped)])));
-        assert_eq!((replica(&machine, 0).phase, replica(&machine, 1).phase), (Phase::Stopped, Phase::Stopping));
+        assert_eq!(
+            (replica(&machine, 0).phase, replica(&machine, 1).phase),
+            (Phase::Stopped, Phase::Stopping)
+        );
         let effects = machine.step(Event::Node(facts("b", 1, vec![reported(1, 5, status)])));
         let seen = replica(&machine, 1);
         assert_eq!((seen.generation, seen.phase), (Generation(5), phase), "{status:?}");

@@ -5,7 +5,7 @@ use nebula_core::runtime::RuntimeKind;
 use nebula_core::token::Secret;
 
 use super::*;
-use crate::domain::report::{ReplicaReport, ReportedStatus};
+use crate::domain::report::{ReplicaReport, ReportedStatus, Seen};
 
 /// When the deployment was last changed.
 pub(super) const UPDATED: WallTime = WallTime(5_000_000);
@@ -44,6 +44,7 @@ pub(super) fn running(index: u8, node: &str) -> Replica {
         port: 30_000,
         message: String::new(),
         restarts: 0,
+        seen: Seen::default(),
     }
 }
 
@@ -87,6 +88,7 @@ pub(super) fn reported(index: u8, generation: u64, status: ReportedStatus) -> Re
         port: 30_000,
         message: String::new(),
         restarts: 0,
+        seen: Seen::default(),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::fixtures::*;
 use super::*;
-use crate::domain::report::{ReplicaReport, ReportedStatus};
+use crate::domain::report::{Progress, ReplicaReport, ReportedStatus, Seen};
 
 fn persisted(effects: &[Effect]) -> (Vec<Write>, Vec<Happening>) {
     effects
@@ -142,4 +142,22 @@ fn a_wish_that_changes_nothing_writes_nothing() {
     let mut machine = started(deployment(vec![running(0, "a")]));
     let spec = Box::new(machine.deployment().spec.clone());
     assert_eq!(intend(&mut machine, Intent::Change(spec)), [Effect::Reply(ReplyTo(1), Ok(()))]);
+}
+
+#[test]
+fn progress_is_shown_and_never_written() {
+    let mut machine = started(deployment(vec![running(0, "a")]));
+    report(&mut machine, ReportedStatus::Preparing, "");
+    for percent in 1..=100 {
+        let progress = Progress { percent: Some(percent), message: "pulling image x".to_owned() };
+        let seen = Seen { progress: Some(progress), out_of_memory: false };
+        let report = ReplicaReport { seen, ..reported(0, 1, ReportedStatus::Preparing) };
+        let effects = machine.step(Event::Node(facts("a", u64::from(percent), vec![report])));
+        assert_eq!(effects, [], "at {percent} %");
+        assert_eq!(machine.deployment().message(), format!("pulling image x, {percent} %"));
+    }
+    let (writes, _) = persisted(&report(&mut machine, ReportedStatus::Starting, "exit code 1"));
+    let stored = Replica { phase: Phase::Starting, message: "exit code 1".to_owned(), ..running(0, "a") };
+    assert_eq!(writes, [Write::PutReplica(deployment_id(), Box::new(stored))]);
+    assert_eq!(machine.deployment().message(), "exit code 1", "it is over");
 }

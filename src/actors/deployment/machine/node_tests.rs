@@ -2,7 +2,7 @@
 
 use super::fixtures::*;
 use super::*;
-use crate::domain::report::{ReplicaReport, ReportedStatus};
+use crate::domain::report::{ReplicaReport, ReportedStatus, Seen};
 
 fn phase(machine: &Machine) -> Phase {
     replica(machine, 0).phase
@@ -236,4 +236,20 @@ fn long_messages_are_cut_between_characters() {
     let mut machine = started(deployment(vec![running(0, "a")]));
     machine.step(says(ReportedStatus::Failed, &format!("{}{}", "a".repeat(1_998), "€".repeat(9))));
     assert_eq!(replica(&machine, 0).message, "a".repeat(1_998));
+}
+
+#[test]
+fn want_of_memory_is_said_where_the_agent_does_not_say_it() {
+    for (message, told) in [
+        ("", "it ran out of memory"),
+        ("the runtime was killed by signal 9", "out of memory: the runtime was killed by signal 9"),
+        ("the runtime had no Memory left", "the runtime had no Memory left"),
+    ] {
+        let mut machine = started(deployment(vec![running(0, "a")]));
+        let seen = Seen { progress: None, out_of_memory: true };
+        let report =
+            ReplicaReport { message: message.to_owned(), seen, ..reported(0, 1, ReportedStatus::Failed) };
+        machine.step(Event::Node(facts("a", 1, vec![report])));
+        assert_eq!(replica(&machine, 0).message, told);
+    }
 }

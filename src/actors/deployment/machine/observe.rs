@@ -18,6 +18,7 @@ pub(super) fn observe(replica: &mut Replica, report: &ReplicaReport, desired: De
     replica.container_id.clone_from(&report.container_id);
     replica.port = report.port;
     replica.restarts = report.restarts;
+    replica.seen = report.seen.clone();
     replica.phase = match report.status {
         ReportedStatus::Stopped | ReportedStatus::Failed if going => Phase::Stopped,
         _ if going => Phase::Stopping,
@@ -33,8 +34,18 @@ pub(super) fn observe(replica: &mut Replica, report: &ReplicaReport, desired: De
         ReportedStatus::Preparing
         | ReportedStatus::Starting
         | ReportedStatus::Stopping
-        | ReportedStatus::Failed => clip(report.message.clone()),
+        | ReportedStatus::Failed => clip(message(report)),
     };
+}
+
+/// The agent's words, and the want of memory where they do not say it.
+fn message(report: &ReplicaReport) -> String {
+    let message = report.message.clone();
+    match (report.seen.out_of_memory, message.as_str()) {
+        (true, "") => "it ran out of memory".to_owned(),
+        (true, said) if !said.to_ascii_lowercase().contains("memory") => format!("out of memory: {said}"),
+        _ => message,
+    }
 }
 
 pub(super) fn phase_line(replica: &Replica) -> String {

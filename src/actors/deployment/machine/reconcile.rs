@@ -6,7 +6,7 @@ use super::{Effect, Machine, Told};
 use crate::domain::command::Action;
 use crate::domain::deployment::{Desired, Phase, Replica};
 use crate::domain::node::Availability;
-use crate::domain::report::ReportedStatus;
+use crate::domain::report::{ReportedStatus, Seen};
 
 /// How a replica stands on its node, by what is known of the node.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -58,6 +58,7 @@ impl Machine {
             replica.generation = generation;
             replica.phase = Phase::Preparing;
             replica.message = String::new();
+            replica.seen = Seen::default();
             let replica = replica.clone();
             let start = Action::Start(Box::new(self.start_spec(&replica)));
             effects.push(Effect::Send(node, id, generation, start));
@@ -87,6 +88,7 @@ impl Machine {
                 port: 0,
                 message: String::new(),
                 restarts: 0,
+                seen: Seen::default(),
             });
         }
         self.dep.replicas.sort_by_key(|replica| (replica.index, replica.leaving));

@@ -173,10 +173,9 @@ fn a_stop_that_carries_a_changed_spec_s_generation_is_believed_when_it_is_done()
     intend(&mut machine, Intent::Change(Box::new(spec)));
     let effects = machine.step(still(2, ReportedStatus::Running));
     assert_eq!(sent(&effects), [("a".to_owned(), replica_id(0), 2, "stop")], "the first one was lost");
-    for (seq, status, phase) in [
-        (3, ReportedStatus::Stopping, Phase::Stopping),
-        (4, ReportedStatus::Stopped, Phase::Stopped),
-    ] {
+    for (seq, status, phase) in
+        [(3, ReportedStatus::Stopping, Phase::Stopping), (4, ReportedStatus::Stopped, Phase::Stopped)]
+    {
         let effects = machine.step(Event::Node(facts("a", seq, vec![reported(0, 2, status)])));
         assert_eq!(told(&effects), NOTHING, "{status:?}");
         assert_eq!(replica(&machine, 0).phase, phase, "{status:?}");

@@ -7,7 +7,7 @@ use nebula_core::token::Secret;
 use proptest::prelude::*;
 
 use super::*;
-use crate::domain::report::{ReplicaReport, ReportedStatus};
+use crate::domain::report::{ReplicaReport, ReportedStatus, Seen};
 
 const NODES: usize = 2;
 
@@ -93,6 +93,7 @@ impl FakeNode {
             port: 30_000,
             message: String::new(),
             restarts: 0,
+            seen: Seen::default(),
         });
         NodeFacts {
             node_id: self.id.clone(),

@@ -6,7 +6,7 @@ use nebula_core::token::{Secret, TokenHash};
 
 use super::*;
 use crate::domain::command::StartSpec;
-use crate::domain::report::ReportedStatus;
+use crate::domain::report::{ReportedStatus, Seen};
 
 const DEPLOYMENT: [u8; 16] = [1; 16];
 
@@ -334,6 +334,7 @@ fn a_stranger_is_deleted_as_it_was_reported() {
         port: 30_000,
         message: String::new(),
         restarts: 0,
+        seen: Seen::default(),
     };
     let effects = empty().step(Event::Orphans(vec![report], WallTime(5)));
     let [Effect::Persist(Write::PutCommand(stored)), Effect::Call(sent)] = effects.as_slice() else {

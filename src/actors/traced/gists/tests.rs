@@ -18,7 +18,7 @@ use crate::domain::command::{Action, Command, StartSpec};
 use crate::domain::deployment::{Deployment, DeploymentSpec, Desired};
 use crate::domain::event::Origin;
 use crate::domain::node::{Capabilities, NodeStats, Scheduling};
-use crate::domain::report::{NodeReport, ReplicaReport, ReportedStatus};
+use crate::domain::report::{NodeReport, ReplicaReport, ReportedStatus, Seen};
 
 const SECRET: &str = "hf_do_not_show_this";
 
@@ -95,6 +95,7 @@ fn report(container: &str, restarts: u32, cpu: f32) -> Report {
             port: 30_000,
             message: format!("{restarts}"),
             restarts,
+            seen: Seen::default(),
         }],
         ..NodeReport::default()
     })

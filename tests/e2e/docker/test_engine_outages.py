@@ -1,0 +1,126 @@
+"""The Engine stops, crashes or hangs: the node says so and stays, and what is wanted runs again, once."""
+
+import time
+
+import pytest
+
+from nebula import Nebula
+from processes import Group, wait_until
+
+CONTAINERS = 3
+# An answer is waited for this long before the Engine counts as hung.
+DEGRADED_SECONDS = 15
+HEALTHY_SECONDS = 20
+# With short intervals a node that is heard every second is never this old.
+SILENCE_SECONDS_MAX = 4
+RUNS_AGAIN_SECONDS = 60
+
+
+class Watch:
+    """Looks at the node all the time, and remembers the longest silence."""
+
+    def __init__(self, nebula):
+        self.nebula, self.silence = nebula, 0
+
+    def wait(self, what, look, seconds):
+        def both():
+            node = self.nebula.node()
+            assert node["state"] == "online", "the node is lost because its Engine is"
+            self.silence = max(self.silence, node["last_heartbeat_age_seconds"])
+            return look(node)
+
+        return wait_until(what, both, seconds)
+
+    def is_quiet(self):
+        assert self.silence < SILENCE_SECONDS_MAX, f"no heartbeat for {self.silence} s"
+
+
+def is_degraded(node):
+    health = node["health"]
+    return health["status"] == "degraded" and any("docker" in issue.lower() for issue in health["issues"])
+
+
+def is_healthy(node):
+    return node["health"]["status"] == "healthy"
+
+
+@pytest.fixture(params=["restarts", "keeps its containers"])
+def outage(request, new_engine, tmp_path):
+    """An Engine, with or without live restore, and some containers and a process on its node."""
+    engine = new_engine(*(["--live-restore"] if request.param != "restarts" else []))
+    group = Group(tmp_path)
+    request.node.processes = group
+    nebula = Nebula(group, engine)
+    nebula.start()
+    nebula.names = [f"on-{number}" for number in range(CONTAINERS)]
+    for name in nebula.names:
+        nebula.deploy_simulated("docker", name, public=True)
+    nebula.deploy_simulated("process", "beside", public=True)
+    for name in (*nebula.names, "beside"):
+        nebula.wait_for_deployment(name, "running")
+    nebula.lives = request.param != "restarts"
+    yield nebula
+    group.end()
+    engine.end()
+
+
+def check_all_again(nebula, before, process):
+    """Everything that is wanted runs, each once; what lived on is the same."""
+    running = lambda node: all(nebula.deployment(name)["state"] == "running" for name in nebula.names)
+    Watch(nebula).wait("all run again", running, RUNS_AGAIN_SECONDS)
+    answer = lambda: all(nebula.chat(name).status == 200 for name in nebula.names)
+    wait_until("all answer", answer, RUNS_AGAIN_SECONDS)
+    for name in nebula.names:
+        found = nebula.engine.containers(deployment=nebula.deployment(name)["id"])
+        assert [each["State"] for each in found] == ["running"], name
+        if nebula.lives:
+            assert found[0]["Id"] == before[name]
+            assert nebula.replica(name)["restarts"] == 0
+    assert len(nebula.engine.containers()) == CONTAINERS
+    assert nebula.runtime_pid("beside") == process and nebula.chat("beside").status == 200
+
+
+@pytest.mark.parametrize("end", ["shut_down", "crash"])
+def test_the_engine_is_restarted(outage, end, figures):
+    nebula, engine = outage, outage.engine
+    before = {name: nebula.container(name) for name in nebula.names}
+    process = nebula.runtime_pid("beside")
+    watch = Watch(nebula)
+    getattr(engine, end)()
+    watch.wait("the node is degraded", is_degraded, DEGRADED_SECONDS)
+    assert nebula.chat("beside").status == 200, "what is no container is not concerned"
+    engine.start()
+    back = time.monotonic()
+    watch.wait("the node is healthy", is_healthy, HEALTHY_SECONDS)
+    watch.is_quiet()
+    check_all_again(nebula, before, process)
+    kept = "kept its containers" if nebula.lives else "lost its containers"
+    took = time.monotonic() - back
+    figures(f"an Engine that {kept} ({end.replace('_', ' ')}): all ran {took:.1f} s after its start")
+
+
+def test_the_engine_hangs(outage, figures):
+    nebula, engine = outage, outage.engine
+    before = {name: nebula.container(name) for name in nebula.names}
+    process = nebula.runtime_pid("beside")
+    watch = Watch(nebula)
+    engine.hang()
+    began = time.monotonic()
+    try:
+        watch.wait("the node is degraded", is_degraded, DEGRADED_SECONDS)
+        took = time.monotonic() - began
+        # What serves goes on serving, and what is asked meanwhile is answered or refused, never left waiting.
+        assert nebula.chat("beside").status == 200
+        nebula.deploy_simulated("docker", "asked-meanwhile", public=True)
+        watch.wait("it is waited for", lambda node: nebula.deployment("asked-meanwhile")["state"] != "pending", 10)
+    finally:
+        engine.go_on()
+    watch.wait("the node is healthy", is_healthy, HEALTHY_SECONDS)
+    watch.is_quiet()
+    nebula.wait_for_deployment("asked-meanwhile", "running", RUNS_AGAIN_SECONDS)
+    for name in nebula.names:
+        assert nebula.container(name) == before[name]
+        assert nebula.replica(name)["restarts"] == 0
+    assert nebula.runtime_pid("beside") == process
+    silence = f"at most {watch.silence:.1f} s without a heartbeat"
+    figures(f"an Engine that hung: the node was degraded {took:.1f} s later, {silence}")

@@ -1,0 +1,172 @@
+"""Models come from a Hugging Face hub or from S3: with progress, resumed after a crash, and never unnoticed wrong."""
+
+import hashlib
+import importlib.util
+import re
+import subprocess
+import sys
+
+import pytest
+
+from hub import Hub
+from processes import binary, free_ports, wait_until
+from settings import randomness
+from slow_line import SlowLine
+
+QUICK = ("--heartbeat-timeout", "10", "--default-heartbeat-interval", "1")
+REPO = "tests/tiny-model"
+MEGABYTE = 1 << 20
+SIZE = 4 * MEGABYTE
+BYTES_PER_SECOND = MEGABYTE
+FETCHED_SECONDS = 30
+REFUSED_SECONDS = 15
+# More than any disk has.
+ENORMOUS = 1 << 52
+S3 = {"AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "eu-central-1"}
+
+no_llamacpp = importlib.util.find_spec("llama_cpp") is None
+no_moto = importlib.util.find_spec("moto") is None
+
+
+@pytest.fixture
+def hub():
+    hub = Hub(REPO, {"model-q8_0.gguf": randomness("model").randbytes(SIZE), "README.md": b"# A model\n"})
+    yield hub
+    hub.end()
+
+
+@pytest.fixture
+def line(hub):
+    line = SlowLine(hub.port, BYTES_PER_SECOND)
+    yield line
+    line.end()
+
+
+def start(cluster, endpoint, **env):
+    cluster.start_nebulad(*QUICK)
+    cluster.env = {"HF_ENDPOINT": endpoint, **env}
+    cluster.agent = cluster.start_agent(env=cluster.env)
+    cluster.wait_for_node("online")
+
+
+def words():
+    """A runtime that says what its model's bytes are, and then serves."""
+    serve = f"{binary('nebula-sim')} runtime --port {{port}} --model {{name}}"
+    return ["sh", "-c", f"sha256sum < {{model}}; exec {serve}"]
+
+
+def deploy(cluster, name="hub", model=f"hf://{REPO}"):
+    return cluster.deploy(name=name, model=model, runtime="llamacpp", driver="process", command=words(), public=True)
+
+
+def says(cluster, name):
+    deployment = cluster.deployment(name)
+    return " ".join([deployment["message"] or "", *(each["message"] or "" for each in deployment["replicas"])])
+
+
+def test_a_model_is_fetched_with_progress(cluster, hub, line, figures):
+    start(cluster, f"http://{line.name}")
+    flags = ["--name", "hub", "--model", f"hf://{REPO}", "--runtime", "llamacpp", "--driver", "process"]
+    flags += [flag for word in words() for flag in ("--command", word)]
+    waiting = cluster.group.start("nebulactl", "deploy", *flags, "--wait", env=cluster.operator())
+    assert waiting.wait(FETCHED_SECONDS) == 0, waiting.err
+    percents = [float(each) for each in re.findall(r"(\d+(?:\.\d+)?) ?%", waiting.err)]
+    assert len(set(percents)) >= 2 and percents == sorted(percents), waiting.err
+    assert re.search(r"(?i)[\d.]+ ?[KMG]i?B", waiting.err), waiting.err
+    digest = hashlib.sha256(hub.files["model-q8_0.gguf"]).hexdigest()
+    assert digest in cluster.nebulactl("logs", "hub").out
+    figures(f"a model of {SIZE >> 20} MiB was fetched with {len(set(percents))} steps of progress at `deploy --wait`")
+
+    deploy(cluster, "again")
+    cluster.wait_for_deployment("again", "running")
+    assert [name for name, _ in hub.asked].count("model-q8_0.gguf") == 1, "it is fetched once"
+
+
+def test_what_was_fetched_before_a_crash_is_kept(cluster, hub, line):
+    start(cluster, f"http://{line.name}")
+    deploy(cluster)
+    wait_until("half of it is there", lambda: line.passed > SIZE / 2, FETCHED_SECONDS)
+    cluster.agent.kill()
+    cluster.start_agent(env=cluster.env)
+    cluster.wait_for_deployment("hub", "running", FETCHED_SECONDS)
+    begun = [first for name, first in hub.asked if name == "model-q8_0.gguf"]
+    assert len(begun) == 2 and begun[0] == 0 and begun[1] > 0, begun
+    digest = hashlib.sha256(hub.files["model-q8_0.gguf"]).hexdigest()
+    assert digest in cluster.nebulactl("logs", "hub").out
+
+
+def test_what_cannot_be_fetched_is_told(cluster, hub):
+    start(cluster, f"http://127.0.0.1:{hub.port}")
+    hub.lies["model-q8_0.gguf"] = {"size": ENORMOUS}
+    deploy(cluster, "enormous")
+    fails(cluster, "enormous", r"(?i)space|room|disk")
+    hub.lies["model-q8_0.gguf"] = {"sha256": "0" * 64}
+    deploy(cluster, "wrong")
+    fails(cluster, "wrong", r"(?i)checksum|sha-?256", 60)
+    hub.lies.clear()
+    deploy(cluster, "nobody", "hf://tests/nothing")
+    fails(cluster, "nobody", r"tests/nothing")
+    hub.token = "hf_secret"
+    deploy(cluster, "private", f"hf://{REPO}@other")
+    fails(cluster, "private", r"(?i)token")
+
+
+def fails(cluster, name, pattern, seconds=REFUSED_SECONDS):
+    cluster.wait_for_deployment(name, "failed", seconds)
+    told = says(cluster, name)
+    assert "model: " in told and re.search(pattern, told), told
+
+
+# --- S3
+
+
+@pytest.fixture
+def s3(tmp_path):
+    """A bucket with a real model, which only its credentials open."""
+    if no_moto:
+        pytest.skip("the Python module moto cannot be had here")
+    import boto3
+
+    port = free_ports(1)[0]
+    endpoint = f"http://127.0.0.1:{port}"
+    with open(tmp_path / "s3.log", "wb") as log:
+        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+        server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    options = {"endpoint_url": endpoint, "region_name": S3["AWS_REGION"]}
+    keys = {"aws_access_key_id": S3["AWS_ACCESS_KEY_ID"], "aws_secret_access_key": S3["AWS_SECRET_ACCESS_KEY"]}
+    client = boto3.client("s3", **options, **keys)
+
+    def is_there():
+        try:
+            client.create_bucket(
+                Bucket="models", CreateBucketConfiguration={"LocationConstraint": S3["AWS_REGION"]}
+            )
+        except Exception:  # noqa: BLE001: it is not up yet
+            assert server.poll() is None, (tmp_path / "s3.log").read_text()
+            return False
+        return True
+
+    try:
+        wait_until("the bucket is there", is_there, 60)
+        client.endpoint = endpoint
+        yield client
+    finally:
+        server.kill()
+        server.wait()
+
+
+@pytest.mark.skipif(no_llamacpp, reason="the Python module llama_cpp cannot be had here")
+def test_a_real_model_from_s3(cluster, s3, tmp_path):
+    import tiny_gguf
+
+    tiny_gguf.write(tmp_path / "tiny.gguf")
+    s3.upload_file(str(tmp_path / "tiny.gguf"), "models", "some/tiny.gguf")
+    start(cluster, "http://127.0.0.1:1", AWS_ENDPOINT_URL=s3.endpoint, NEBULA_AGENT_PYTHON=sys.executable, **S3)
+    cluster.deploy(name="stored", model="s3://models/some/tiny.gguf", runtime="llamacpp", driver="process", public=True)
+    cluster.wait_for_deployment("stored", "running", 90)
+    wait_until("the gateway has its route", lambda: cluster.models() == ["stored"], 10)
+    answer = cluster.chat("stored", text="the light of the star")
+    assert answer.status == 200 and answer.json["usage"]["completion_tokens"] > 0, answer
+
+    cluster.deploy(name="nothing", model="s3://models/none.gguf", runtime="llamacpp", driver="process")
+    fails(cluster, "nothing", r"none\.gguf")
