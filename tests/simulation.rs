@@ -37,6 +37,7 @@ mod simulation {
     pub(crate) mod net;
     pub(crate) mod oracle;
     pub(crate) mod placing;
+    pub(crate) mod report;
     pub(crate) mod rng;
     pub(crate) mod shells;
     pub(crate) mod sim;
@@ -51,7 +52,7 @@ use simulation::chaos::Mix;
 use simulation::sim::Sim;
 
 /// Seeds that found something, with the mix in which they did.
-const KNOWN_SEEDS: [(Mix, u64); 5] = [
+const KNOWN_SEEDS: [(Mix, u64); 9] = [
     // Credentials that came before the start that they follow: the old ones stayed valid.
     (NETWORK, 2),
     // A start that came once more after the deletion.
@@ -61,6 +62,13 @@ const KNOWN_SEEDS: [(Mix, u64); 5] = [
     (EVERYTHING, 2),
     // Agents that know later generations than a store that was put back.
     (RESTORED, 2),
+    // A stop that was done at a generation that another node had told of: its replica was stopping for ever.
+    (RESTORED, 7_378_266_164_714_214_274),
+    (RESTORED, 15),
+    // The same for a stop that carried the generation of a changed spec.
+    (CHANGED, 2),
+    // Runtimes of replicas that had got another place since an older copy was made: they ran on where they were.
+    (RESTORED, 16),
 ];
 
 const CALM: Mix = Mix {

@@ -60,7 +60,9 @@ impl Agent {
     pub(crate) fn system_info(&self) -> GetSystemInfoResponse {
         let docker_version = match self.docker.status() {
             EngineStatus::Ready { version, .. } => version,
-            EngineStatus::Unknown | EngineStatus::Absent { .. } | EngineStatus::Unresponsive { .. } => String::new(),
+            EngineStatus::Unknown | EngineStatus::Absent { .. } | EngineStatus::Unresponsive { .. } => {
+                String::new()
+            }
         };
         self.host.info(docker_version, &self.gpus.inventory())
     }

@@ -113,6 +113,7 @@ pub async fn start(config: Config) -> Result<Running, Fatal> {
     let supported = watch::Sender::new(offers::names(&runtimes::supported_at_a_glance(&tools, false)));
     let offers = tokio::spawn(offers::follow(
         tools.clone(),
+        config.driver,
         docker.subscribe(),
         supported.clone(),
         Arc::clone(&changed),
@@ -156,7 +157,8 @@ pub async fn start(config: Config) -> Result<Running, Fatal> {
         let snapshots = replicas_of_gpus.list();
         let known: Vec<_> = snapshots.iter().map(|snapshot| snapshot.replica).collect();
         let instances = snapshots.iter().filter_map(|snapshot| snapshot.view.instance);
-        let containers: Vec<_> = instances.filter_map(|instance| Some(instance.container()?.to_hex())).collect();
+        let containers: Vec<_> =
+            instances.filter_map(|instance| Some(instance.container()?.to_hex())).collect();
         gpu::ours(pids, &known, &containers)
     });
     let identity = identity(&config, stored_id, &listeners)?;
@@ -350,8 +352,11 @@ fn model_dir(config: &Config) -> PathBuf {
 /// The driver of containers, under this agent's own mark.
 fn docker(config: &Config, clock: Clock) -> Result<Docker, Fatal> {
     let agent_id = agent_id::keep(&config.data_dir).map_err(|error| {
-        Fatal::new(Exit::DataDir, format!("the agent's id in {} cannot be kept: {error}", config.data_dir.display()))
-            .hint("check the directory's owner and its disk, or choose another --data-dir")
+        Fatal::new(
+            Exit::DataDir,
+            format!("the agent's id in {} cannot be kept: {error}", config.data_dir.display()),
+        )
+        .hint("check the directory's owner and its disk, or choose another --data-dir")
     })?;
     let (host, memory_limit) = (config.docker_host.clone(), config.container_memory);
     Docker::new(docker::Settings { host, agent_id, memory_limit, clock })

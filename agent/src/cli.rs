@@ -60,12 +60,7 @@ pub struct Cli {
     #[arg(long, env = "NEBULA_AGENT_MODEL_DIR", value_name = "DIR")]
     pub model_dir: Option<PathBuf>,
     /// A directory from which fs:// may name models; repeat it for more [default: any]
-    #[arg(
-        long = "model-root",
-        env = "NEBULA_AGENT_MODEL_ROOT",
-        value_name = "DIR",
-        value_delimiter = ','
-    )]
+    #[arg(long = "model-root", env = "NEBULA_AGENT_MODEL_ROOT", value_name = "DIR", value_delimiter = ',')]
     pub model_roots: Vec<PathBuf>,
     /// A label of this node; repeat it for more
     #[arg(long = "label", env = "NEBULA_AGENT_LABEL", value_name = "KEY=VALUE", value_delimiter = ',')]

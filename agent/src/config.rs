@@ -269,8 +269,7 @@ fn driver(text: &str) -> Result<Option<Driver>, Fatal> {
         return Ok(None);
     }
     text.parse().map(Some).map_err(|error| {
-        Fatal::new(Exit::Config, format!("{error}, auto"))
-            .hint("--driver auto takes what the machine has")
+        Fatal::new(Exit::Config, format!("{error}, auto")).hint("--driver auto takes what the machine has")
     })
 }
 

@@ -200,11 +200,13 @@ impl Follower {
             match effect {
                 Effect::Changed => self.changes.send_modify(|ticks| *ticks += 1),
                 Effect::Unusable { gpu, problem } => tracing::warn!(gpu, problem, "GPU takes no replicas"),
-                Effect::Usable { gpu } => tracing::info!(gpu, "GPU takes replicas"),
+                Effect::Usable { gpu } => tracing::info!(gpu, "GPU takes replicas again"),
                 Effect::Noted { gpu, xid, meaning: Meaning::Application } => {
                     tracing::info!(gpu, xid, "an application has made an error on a GPU");
                 }
-                Effect::Noted { gpu, xid, .. } => tracing::warn!(gpu, xid, "the driver reports an error of a GPU"),
+                Effect::Noted { gpu, xid, .. } => {
+                    tracing::warn!(gpu, xid, "the driver reports an error of a GPU")
+                }
                 // When it is full, it is about to be woken.
                 Effect::SampleNow => drop(self.wake.try_send(())),
             }
@@ -236,8 +238,10 @@ impl Follower {
             }
             Event::Closed { error, .. } => tracing::warn!(error, "this node offers no GPUs"),
             _ => tracing::info!(
-                gpus = known.gpus.len(), driver_version = known.driver_version,
-                cuda_version = known.cuda_version, "GPUs found"
+                gpus = known.gpus.len(),
+                driver_version = known.driver_version,
+                cuda_version = known.cuda_version,
+                "GPUs found"
             ),
         }
     }

@@ -26,7 +26,8 @@ pub(crate) struct Issue {
 pub(crate) fn issues(agent: &Agent) -> Vec<Issue> {
     let has_containers = || {
         let list = agent.replicas.list();
-        list.iter().any(|replica| replica.view.instance.is_some_and(|instance| instance.container().is_some()))
+        list.iter()
+            .any(|replica| replica.view.instance.is_some_and(|instance| instance.container().is_some()))
     };
     let gpus = agent.gpus.inventory().issues();
     [
@@ -96,7 +97,10 @@ mod tests {
         let absent = EngineStatus::Absent { error: error() };
         assert_eq!(of_engine(&hangs, || false).len(), 1);
         assert_eq!(of_engine(&absent, || false), []);
-        assert_eq!(of_engine(&absent, || true), [degraded("runtime: the Docker Engine is away: nobody listens".to_owned())]);
+        assert_eq!(
+            of_engine(&absent, || true),
+            [degraded("runtime: the Docker Engine is away: nobody listens".to_owned())]
+        );
         assert_eq!(of_engine(&EngineStatus::Unknown, || true), []);
     }
 }

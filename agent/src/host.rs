@@ -169,7 +169,8 @@ mod tests {
         };
         let host = Host::new();
         let offered = host.capabilities(Vec::new(), &gpus);
-        let known: Vec<_> = offered.gpus.iter().map(|gpu| (gpu.index, gpu.uuid.as_str(), gpu.memory_bytes)).collect();
+        let known: Vec<_> =
+            offered.gpus.iter().map(|gpu| (gpu.index, gpu.uuid.as_str(), gpu.memory_bytes)).collect();
         assert_eq!(known, [(0, "GPU-0", 80 << 30)]);
         assert_eq!((offered.driver_version.as_str(), offered.cuda_version.as_str()), ("580.1", "12.4"));
         let told = host.stats(&gpus).gpu_stats;

@@ -29,6 +29,7 @@ async fn metrics(agent: web::Data<Agent>) -> HttpResponse {
     replicas(&mut page, &agent);
     gpus(&mut page, &agent.gpus.inventory());
     parts(&mut page, &agent);
+    proxy(&mut page, &agent);
     HttpResponse::Ok().content_type("text/plain; version=0.0.4; charset=utf-8").body(page.0)
 }
 
@@ -61,9 +62,11 @@ fn gpus(page: &mut Page, gpus: &Inventory) {
     each("nebula_agent_gpu_memory_used_bytes", "Memory of a GPU in use by anybody.", &|gpu| {
         bytes(gpu.stats.memory_used_bytes)
     });
-    each("nebula_agent_gpu_memory_used_by_others_bytes", "Memory of a GPU in use by none of the replicas.", &|gpu| {
-        bytes(gpu.stats.memory_used_by_others_bytes)
-    });
+    each(
+        "nebula_agent_gpu_memory_used_by_others_bytes",
+        "Memory of a GPU in use by none of the replicas.",
+        &|gpu| bytes(gpu.stats.memory_used_by_others_bytes),
+    );
     each("nebula_agent_gpu_memory_total_bytes", "Memory of a GPU.", &|gpu| bytes(gpu.memory_bytes));
     each("nebula_agent_gpu_temperature_celsius", "Temperature of a GPU.", &|gpu| {
         f64::from(gpu.stats.temperature_celsius)
@@ -76,7 +79,11 @@ fn gpus(page: &mut Page, gpus: &Inventory) {
 
 fn parts(page: &mut Page, agent: &Agent) {
     let store = agent.store.status();
-    page.gauge("nebula_agent_store_up", "Whether the agent's store takes writes.", u8::from(store.failed.is_none()));
+    page.gauge(
+        "nebula_agent_store_up",
+        "Whether the agent's store takes writes.",
+        u8::from(store.failed.is_none()),
+    );
     let engine = u8::from(agent.docker.status().is_ready());
     page.gauge("nebula_agent_engine_up", "Whether a Docker Engine answers.", engine);
     let heard = &agent.heard;
@@ -85,6 +92,14 @@ fn parts(page: &mut Page, agent: &Agent) {
     page.line("nebula_agent_heartbeat_failures_total", "", heard.failures());
     let age = heard.age(agent.clock.now()).as_secs_f64();
     page.gauge("nebula_agent_heartbeat_age_seconds", "Time since nebulad acknowledged a heartbeat.", age);
+}
+
+fn proxy(page: &mut Page, agent: &Agent) {
+    let name = "nebula_agent_proxy_requests_total";
+    page.family(name, "Requests to the auth proxy by the class of their answer.", "counter");
+    for (class, count) in agent.replicas.shared().routes.stats().counts() {
+        page.line(name, &format!("{{code=\"{class}\"}}"), count);
+    }
 }
 
 /// All but the largest numbers of bytes are exact: from 8 PiB on they are rounded.

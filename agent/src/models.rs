@@ -20,7 +20,6 @@ mod writer;
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use nebula_core::clock::Clock;
 use nebula_core::runtime::RuntimeKind;
@@ -29,24 +28,22 @@ use nebula_core::token::Secret;
 use reqwest::Client;
 use tokio::sync::Semaphore;
 
+use self::board::Pace;
 pub(crate) use self::board::{Board, FileState, FileStatus};
 pub(crate) use self::choose::Purpose;
+use self::download::{Limits, blocking};
 pub(crate) use self::error::{Kind, ModelError};
 pub(crate) use self::flights::Flight;
+use self::flights::Flights;
 pub(crate) use self::hub::Repository;
 pub(crate) use self::ollama::Pull;
 pub(crate) use self::s3::{Objects, S3Settings};
-use self::board::Pace;
-use self::download::{Limits, blocking};
-use self::flights::Flights;
 use crate::progress::Reporter;
 use crate::replica::spec::Spec;
 use crate::runtimes;
 
 /// Where the hub is unless the environment says otherwise.
 const HF_ENDPOINT: &str = "https://huggingface.co";
-/// Progress is told this often at most.
-const TELL_EVERY: Duration = Duration::from_millis(500);
 /// A deployment that sets one of these wants its runtime to see to its model alone.
 const HUB_VARIABLES: [&str; 5] =
     ["HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HUB_OFFLINE", "HF_ENDPOINT"];
@@ -169,7 +166,7 @@ impl Models {
         }
     }
 
-    /// Lets the Ollama on a loopback port fetch a model, unless it has it.
+    /// Lets the Ollama on a loopback port fetch a model, unless it has it, and answer to `name` for it.
     ///
     /// # Errors
     /// When Ollama does not answer, or cannot fetch it.
@@ -177,14 +174,15 @@ impl Models {
         &self,
         port: u16,
         tag: &str,
+        name: &str,
         reporter: &Reporter,
     ) -> Result<(), ModelError> {
         let pull = Pull { port, tag: tag.to_owned() };
-        if ollama::has(&self.0, &pull).await? {
-            return Ok(());
+        if !ollama::has(&self.0, &pull).await? {
+            let source = ModelSource::Ollama { tag: pull.tag.clone() };
+            self.told(&source, &*self.ollama(pull.clone())?, reporter).await?;
         }
-        let source = ModelSource::Ollama { tag: pull.tag.clone() };
-        self.told(&source, &*self.ollama(pull)?, reporter).await.map(drop)
+        ollama::rename(&self.0, &pull, name).await
     }
 
     /// Fetches from the hub.
@@ -233,7 +231,7 @@ impl Models {
                     board::line(&what, &board, pace.step(self.0.clock.now(), board.bytes().0))
                 };
                 reporter.share(done, total, line);
-                tokio::time::sleep(TELL_EVERY).await;
+                tokio::time::sleep(self.0.limits.tell).await;
                 if board.changed().await.is_err() {
                     // It has ended, which the other side hears of.
                     return std::future::pending().await;

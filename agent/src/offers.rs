@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use nebula_core::runtime::RuntimeKind;
+use nebula_core::runtime::{Driver, RuntimeKind};
 use tokio::sync::{Notify, watch};
 
 use crate::driver::docker::EngineStatus;
@@ -13,9 +13,11 @@ use crate::runtimes::{self, Tools};
 const LOOK_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Looks at once what takes a program to find out, and again whenever the Engine comes or goes; `supported` is what
-/// nebulad hears, and `changed` makes it hear at once. Ends with the Engine's status.
+/// nebulad hears, and `changed` makes it hear at once. On a node of processes only, the Engine counts for nothing. Ends
+/// with the Engine's status.
 pub(crate) async fn follow(
     tools: Tools,
+    driver: Option<Driver>,
     mut engine: watch::Receiver<EngineStatus>,
     supported: watch::Sender<Vec<String>>,
     changed: Arc<Notify>,
@@ -24,6 +26,7 @@ pub(crate) async fn follow(
     loop {
         // An Engine that only does not answer just now is still there: what it could run, the node can run.
         let ready = match &*engine.borrow_and_update() {
+            _ if driver == Some(Driver::Process) => false,
             EngineStatus::Ready { .. } => true,
             EngineStatus::Unresponsive { .. } => known.unwrap_or(false),
             EngineStatus::Unknown | EngineStatus::Absent { .. } => false,

@@ -137,6 +137,20 @@ mod tests {
     }
 
     #[test]
+    fn a_port_that_only_looks_free_is_avoided_for_a_while() {
+        let ports = ports(range());
+        let one = ReplicaId::random();
+        let port = ports.claim(one, 0).expect("a port");
+        ports.avoid(port);
+        let other = ports.claim(one, port).expect("a port");
+        assert_ne!(other, port);
+        for number in 0..AVOIDED_MAX {
+            ports.avoid(u16::try_from(number).expect("few"));
+        }
+        assert_eq!(ports.claim(one, port), Ok(port), "others are avoided since");
+    }
+
+    #[test]
     fn a_strangers_port_is_passed_over() {
         let stranger = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
         let taken = stranger.local_addr().expect("an address").port();

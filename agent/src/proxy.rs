@@ -27,7 +27,7 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a client's idle connection is kept.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// How long a client may take to send a request's head.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long requests in flight may take when the agent stops, in seconds.
 const SHUTDOWN_SECS: u64 = 5;
 /// Threads; more would help nobody on a machine that runs a model.

@@ -19,8 +19,8 @@ use nebula_core::timing;
 use nebula_core::token::Secret;
 use nebula_proto::platform_service_client::PlatformServiceClient;
 use nebula_proto::{
-    DeregisterRequest, HeartbeatRequest, HeartbeatResponse, NodeCapabilities, PlatformConfig, RegisterRequest,
-    RegisterResponse,
+    DeregisterRequest, HeartbeatRequest, HeartbeatResponse, NodeCapabilities, PlatformConfig,
+    RegisterRequest, RegisterResponse,
 };
 use tokio::sync::{Notify, watch};
 use tonic::transport::{Channel, Endpoint};

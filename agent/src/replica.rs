@@ -6,4 +6,5 @@ mod look;
 pub mod machine;
 pub(crate) mod manager;
 pub mod spec;
+mod strays;
 pub(crate) mod task;

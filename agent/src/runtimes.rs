@@ -226,16 +226,6 @@ pub(crate) fn model_to_load(spec: &Spec) -> Option<String> {
     }
 }
 
-/// The image that is used when a deployment names none and has no GPU.
-pub(crate) fn default_image(runtime: RuntimeKind) -> Option<&'static str> {
-    of(runtime).images.as_ref().map(|images| images.plain)
-}
-
-/// Where a runtime listens in a container, started by its own command line.
-pub(crate) fn container_port(runtime: RuntimeKind) -> u16 {
-    of(runtime).container_port
-}
-
 /// What a line of a runtime's log says about how far it has got. Of a long line only a part is looked at.
 pub(crate) fn progress(runtime: RuntimeKind, line: &str) -> Option<Progress> {
     (of(runtime).progress)(lines::newest(line))

@@ -13,16 +13,20 @@ mod access;
 mod commands;
 #[path = "agent/endings.rs"]
 mod endings;
-#[path = "agent/gpus.rs"]
-mod gpus;
 #[path = "agent/exec.rs"]
 mod exec;
+#[path = "agent/gpus.rs"]
+mod gpus;
 #[path = "agent/life.rs"]
 mod life;
+#[path = "agent/models.rs"]
+mod models;
 #[path = "agent/nebulad.rs"]
 mod nebulad;
 #[path = "agent/node.rs"]
 mod node;
+#[path = "agent/proxy.rs"]
+mod proxy;
 #[path = "nvml/stand_in.rs"]
 mod stand_in;
 #[path = "agent/survival.rs"]

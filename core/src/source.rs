@@ -13,7 +13,7 @@ use crate::runtime::RuntimeKind;
 pub enum ModelSource {
     /// A repository on the Hugging Face hub: `org/name`, with a revision if one was given.
     HuggingFace {
-        /// `org/name`.
+        /// `org/name`, or `org/name:Q8_0` for one quantization of several GGUF models.
         repo: String,
         /// Branch, tag or commit.
         revision: Option<String>,
@@ -87,6 +87,7 @@ impl ModelSource {
         match self {
             Self::Ollama { .. } => RuntimeKind::Ollama,
             Self::File { path } if path.ends_with(".gguf") => RuntimeKind::Llamacpp,
+            Self::HuggingFace { repo, .. } if repo.contains(':') => RuntimeKind::Llamacpp,
             Self::HuggingFace { .. } | Self::S3 { .. } | Self::File { .. } => RuntimeKind::Vllm,
         }
     }
@@ -139,10 +140,12 @@ fn is_repo(repo: &str) -> bool {
             && !part.starts_with('.')
             && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
     };
-    match repo.split_once('/') {
+    let (repo, quantization) = repo.split_once(':').unwrap_or((repo, "any"));
+    let is_name = match repo.split_once('/') {
         Some((org, name)) => legal(org) && legal(name),
         None => legal(repo),
-    }
+    };
+    is_name && legal(quantization)
 }
 
 impl TryFrom<String> for ModelSource {
@@ -209,15 +212,32 @@ mod tests {
 
     #[test]
     fn wrong_sources_are_refused_with_the_right_form() {
-        for text in ["ftp://x/y", "hf://", "hf://a/b/c", "ollama://", "s3:///key", "fs://relative", "fs:///"]
-        {
+        for text in [
+            "ftp://x/y",
+            "hf://",
+            "hf://a/b/c",
+            "hf://a/b:",
+            "hf://a/b:c:d",
+            "ollama://",
+            "s3:///key",
+            "fs://relative",
+            "fs:///",
+        ] {
             assert!(text.parse::<ModelSource>().is_err(), "{text}");
         }
     }
 
     #[test]
     fn a_source_is_read_back_from_its_text() {
-        for text in ["hf://a/b", "hf://a/b@v1", "ollama://x:1b", "s3://b/k", "fs:///m/x.gguf"] {
+        for text in [
+            "hf://a/b",
+            "hf://a/b:Q8_0",
+            "hf://a/b:Q8_0@v1",
+            "hf://a/b@v1",
+            "ollama://x:1b",
+            "s3://b/k",
+            "fs:///m/x.gguf",
+        ] {
             assert_eq!(text.parse::<ModelSource>().expect(text).to_string(), text);
         }
     }

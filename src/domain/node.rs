@@ -172,12 +172,16 @@ pub struct GpuStats {
     pub utilization_percent: f32,
     /// Memory in use, by anybody.
     pub memory_used_bytes: u64,
+    /// Of it, what belongs to none of the node's replicas.
+    pub memory_used_by_others_bytes: u64,
     /// Its memory.
     pub memory_total_bytes: u64,
     /// Degrees Celsius.
     pub temperature_celsius: f32,
     /// Watts.
     pub power_watts: f32,
+    /// Why it takes no replicas; empty: it does.
+    pub problem: String,
 }
 
 /// What the agent says of its node's health.

@@ -153,13 +153,15 @@ fn stats(stats: proto::AgentNodeStats) -> NodeStats {
             .into_iter()
             .take(GPUS_MAX)
             .map(|gpu| GpuStats {
-                uuid: gpu.uuid,
-                name: gpu.name,
+                uuid: clip(gpu.uuid),
+                name: clip(gpu.name),
                 utilization_percent: gpu.utilization_percent,
                 memory_used_bytes: unsigned(gpu.memory_used_bytes),
+                memory_used_by_others_bytes: unsigned(gpu.memory_used_by_others_bytes),
                 memory_total_bytes: unsigned(gpu.memory_total_bytes),
                 temperature_celsius: gpu.temperature_celsius,
                 power_watts: gpu.power_watts,
+                problem: clip(gpu.problem),
             })
             .collect(),
     }

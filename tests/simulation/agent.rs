@@ -12,6 +12,7 @@ use nebula_core::ids::{CommandId, DeploymentId, Generation, NodeId, ReplicaId};
 use nebulad::domain::command::{Action, Command};
 use nebulad::domain::report::{ReplicaReport, ReportedStatus, Seen};
 
+use super::report::report;
 use super::sim::{Event, Sim};
 
 /// As in the agent's store: ids of commands and fences that are kept.
@@ -172,29 +173,6 @@ pub(crate) fn node_id(index: u16) -> NodeId {
 /// Which node has this id.
 pub(crate) fn node_index(id: &NodeId) -> u16 {
     id.as_str().trim_start_matches('n').parse().expect("a node of this world")
-}
-
-fn report(live: &Live) -> Option<ReplicaReport> {
-    let view = live.machine.view()?;
-    let status = match view.status {
-        replica::Status::Preparing => ReportedStatus::Preparing,
-        replica::Status::Starting => ReportedStatus::Starting,
-        replica::Status::Running => ReportedStatus::Running,
-        replica::Status::Stopping => ReportedStatus::Stopping,
-        replica::Status::Stopped => ReportedStatus::Stopped,
-        replica::Status::Failed => ReportedStatus::Failed,
-    };
-    Some(ReplicaReport {
-        deployment_id: live.machine.state().deployment,
-        replica_id: live.id,
-        generation: view.generation,
-        status,
-        container_id: view.instance.map(Instance::id).unwrap_or_default(),
-        port: view.port,
-        message: view.message,
-        restarts: view.restarts,
-        seen: Seen::default(),
-    })
 }
 
 impl Sim {
@@ -381,7 +359,9 @@ impl Sim {
                         return replied;
                     }
                 }
-                replica::Effect::Route { .. } | replica::Effect::Guard { .. } | replica::Effect::StopProbe => {}
+                replica::Effect::Route { .. }
+                | replica::Effect::Guard { .. }
+                | replica::Effect::StopProbe => {}
                 replica::Effect::Prepare { attempt } => {
                     let takes = self.rng.between(5, 1_500);
                     let well = !self.rng.chance(self.mix.prepare_fails);

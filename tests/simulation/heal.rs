@@ -140,7 +140,8 @@ impl Sim {
             if let Some(problem) = self.deployment_problem(d, &dep, &mut wanted) {
                 return Some(problem);
             }
-            let place = |replica: &Replica| Some((replica.id, node_index(&replica.placement.as_ref()?.node_id)));
+            let place =
+                |replica: &Replica| Some((replica.id, node_index(&replica.placement.as_ref()?.node_id)));
             held.extend(dep.replicas.iter().filter_map(place));
         }
         for n in 0..NODES {
@@ -148,21 +149,13 @@ impl Sim {
             if waiting > 0 {
                 return Some(format!("{waiting} commands wait for n{n:02}"));
             }
-            let strangers = self
-                .agent(n)
-                .live
-                .iter()
-                .find(|live| held.get(&live.id) != Some(&n))
-                .map(|live| live.id);
+            let strangers =
+                self.agent(n).live.iter().find(|live| held.get(&live.id) != Some(&n)).map(|live| live.id);
             if let Some(stranger) = strangers {
                 return Some(format!("n{n:02} has a replica {} that nobody wants", short(stranger)));
             }
-            let extra = self
-                .agent(n)
-                .processes
-                .iter()
-                .find(|process| !wanted.contains(&process.replica))
-                .cloned();
+            let extra =
+                self.agent(n).processes.iter().find(|process| !wanted.contains(&process.replica)).cloned();
             if let Some(extra) = extra {
                 return Some(format!("n{n:02} runs {} that is not to run", short(extra.replica)));
             }

@@ -32,14 +32,12 @@ use tokio::sync::{broadcast, watch as channel};
 
 pub(crate) use self::containers::Fit;
 pub(crate) use self::create::StartError;
-pub(crate) use self::engine::EngineError;
-pub(crate) use self::exec::{Channel, ExecError, ExecSession, ExecSpec};
-pub(crate) use self::image::ImageError;
-pub(crate) use self::labels::ContainerName;
-pub(crate) use self::status::EngineStatus;
 use self::engine::{Engine, Host};
 use self::events::Notice;
+pub(crate) use self::exec::{Channel, ExecError, ExecSession, ExecSpec};
 use self::image::Flights;
+pub(crate) use self::labels::ContainerName;
+pub(crate) use self::status::EngineStatus;
 use self::tape::Tapes;
 
 /// Notices that a slow watcher may miss; it looks by itself then.

@@ -322,14 +322,69 @@ mod tests {
     fn something_of_the_last_ten_tries_is_kept() {
         let dir = tempfile::tempdir().expect("a directory");
         let logs = Logs::open(dir.path().join("r"));
-        for number in 1..=3 {
-            let (_, mut file) = logs.begin(number).expect("begins");
-            writeln!(file, "try {number}").expect("writes");
+        let line = format!("{}\n", "y".repeat(99));
+        for number in 1..=12 {
+            let (log, mut file) = logs.begin(number).expect("begins");
+            writeln!(file, "the first of try {number}").expect("writes");
+            file.write_all(line.repeat(3_000).as_bytes()).expect("writes");
+            writeln!(file, "the last of try {number}").expect("writes");
+            log.cut();
         }
-        let newest = |previous| logs.newest(previous).map(|(number, log)| (number, log.last_words(9, 99)));
-        assert_eq!(newest(false), Some((3, "try 3".to_owned())));
-        assert_eq!(newest(true), Some((2, "try 2".to_owned())));
-        assert_eq!(fs::read_dir(dir.path().join("r")).expect("a directory").count(), 2);
+        let last = |log: &Log| log.last_words(1, 99);
+        let newest = |previous| logs.newest(previous).map(|(number, log)| (number, last(&log)));
+        assert_eq!(newest(false), Some((12, "the last of try 12".to_owned())));
+        assert_eq!(newest(true), Some((11, "the last of try 11".to_owned())));
+        let lines = |logs: &Logs, number| {
+            let (bytes, _) = logs.of(number).tail(usize::MAX, u64::MAX).expect("reads");
+            bytes.iter().filter(|byte| **byte == b'\n').count()
+        };
+        for logs in [&logs, &Logs::open(dir.path().join("r"))] {
+            assert_eq!([lines(logs, 12), lines(logs, 11)], [3_002; 2], "whole");
+            assert_eq!([lines(logs, 10), lines(logs, 3)], [TRIMMED_LINES; 2]);
+            assert_eq!(last(&logs.of(3)), "the last of try 3");
+        }
+        assert_eq!(lines(&logs, 2), 0, "gone");
+        let files = fs::read_dir(dir.path().join("r")).expect("a directory");
+        assert_eq!(files.count(), TRIES_KEPT);
+    }
+
+    #[test]
+    fn a_trimmed_log_is_bounded_whatever_its_lines_are() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let logs = Logs::open(dir.path().join("r"));
+        let (log, _) = logs.begin(1).expect("begins");
+        log.append(&[b'\xff'; 1_000_000]).expect("writes");
+        let end = log.end();
+        for number in 2..=4 {
+            logs.begin(number).expect("begins");
+        }
+        let size = fs::metadata(&log.path).expect("a file").len();
+        assert!(size <= TRIMMED_BYTES, "{size}");
+        assert_eq!(log.end(), end, "a reader keeps its place");
+    }
+
+    #[test]
+    fn what_is_appended_is_bounded_and_may_begin_anew() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let logs = Logs::open(dir.path().join("r"));
+        // Its directory is not there yet.
+        let log = logs.of(1);
+        log.append(b"one\ntwo\n").expect("writes");
+        assert_eq!(log.last_words(9, 99), "one\ntwo");
+        log.begin_anew().expect("empties");
+        log.append(b"one\ntwo\nthree\n").expect("writes");
+        assert_eq!(log.last_words(9, 99), "one\ntwo\nthree");
+        let (bytes, _) = log.read(8, 99).expect("reads");
+        assert_eq!(text(&bytes), "one\ntwo\nthree\n", "after what was there");
+        let piece = vec![b'x'; 16 * 1024];
+        for _ in 0..1_000 {
+            log.append(&piece).expect("writes");
+        }
+        log.append(b"\nthe end\n").expect("writes");
+        let files = fs::read_dir(dir.path().join("r")).expect("a directory");
+        let sizes = files.map(|file| file.and_then(|file| file.metadata()).expect("a file").len());
+        assert!(sizes.sum::<u64>() <= 2 * PART_MAX + 16 * 1024);
+        assert_eq!(log.last_words(1, 99), "the end");
     }
 
     #[test]

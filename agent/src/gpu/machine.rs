@@ -113,7 +113,7 @@ pub(crate) enum Effect {
     Changed,
     /// A GPU takes no replicas from now on.
     Unusable { gpu: String, problem: String },
-    /// A GPU takes replicas.
+    /// A GPU that did not takes replicas again.
     Usable { gpu: String },
     /// Something to write down.
     Noted { gpu: String, xid: u64, meaning: Meaning },
@@ -223,7 +223,8 @@ impl Machine {
     /// A new slot, with the position for its index unless that is taken.
     fn add(&mut self, position: u32) -> Option<usize> {
         let taken = |index: &u32| self.slots.iter().any(|slot| slot.index() == *index);
-        let index = Some(position).filter(|index| !taken(index)).or_else(|| (0..GPUS_MAX).find(|i| !taken(i)))?;
+        let index =
+            Some(position).filter(|index| !taken(index)).or_else(|| (0..GPUS_MAX).find(|i| !taken(i)))?;
         self.slots.push(Slot::new(index));
         Some(self.slots.len() - 1)
     }
@@ -279,13 +280,13 @@ fn differences(before: &Inventory, after: &Inventory) -> Vec<Effect> {
     let mut effects = Vec::new();
     for gpu in &after.gpus {
         let known = before.gpus.iter().find(|known| known.index == gpu.index);
-        match (&gpu.problem, known.map(|known| &known.problem)) {
-            (None, Some(None)) => {}
-            (None, Some(Some(_)) | None) => effects.push(Effect::Usable { gpu: gpu.label() }),
-            (Some(problem), said) if said != Some(&gpu.problem) && problem != slot::UNREAD => {
-                effects.push(Effect::Unusable { gpu: gpu.label(), problem: problem.clone() });
+        let said = known.and_then(|known| known.problem.as_deref()).filter(|said| *said != slot::UNREAD);
+        match gpu.problem.as_deref().filter(|problem| *problem != slot::UNREAD) {
+            None if said.is_some() => effects.push(Effect::Usable { gpu: gpu.label() }),
+            Some(problem) if said != Some(problem) => {
+                effects.push(Effect::Unusable { gpu: gpu.label(), problem: problem.to_owned() });
             }
-            (Some(_), _) => {}
+            None | Some(_) => {}
         }
     }
     if before.without_stats() != after.without_stats() {

@@ -67,8 +67,9 @@ impl Library {
 
     /// The newest CUDA that the driver serves, as in `12.4`.
     pub(super) fn cuda_version(&self) -> String {
-        let text =
-            |version| format!("{}.{}", cuda_driver_version_major(version), cuda_driver_version_minor(version));
+        let text = |version| {
+            format!("{}.{}", cuda_driver_version_major(version), cuda_driver_version_minor(version))
+        };
         self.0.sys_cuda_driver_version().map(text).unwrap_or_default()
     }
 
@@ -243,10 +244,13 @@ fn unusable(error: &NvmlError) -> Unusable {
             (Closed::Absent, error.to_string())
         }
         NvmlError::Uninitialized => (Closed::Absent, "the driver was unloaded".to_owned()),
-        NvmlError::LibRmVersionMismatch => {
-            (Closed::Failed, "the driver and its library have different versions; reboot the machine".to_owned())
+        NvmlError::LibRmVersionMismatch => (
+            Closed::Failed,
+            "the driver and its library have different versions; reboot the machine".to_owned(),
+        ),
+        NvmlError::FailedToLoadSymbol(_) => {
+            (Closed::Failed, "this is no NVIDIA management library".to_owned())
         }
-        NvmlError::FailedToLoadSymbol(_) => (Closed::Failed, "this is no NVIDIA management library".to_owned()),
         // What a container sees whose devices were taken away.
         NvmlError::Unknown => (Closed::Failed, "the driver has an internal error".to_owned()),
         error => (Closed::Failed, error.to_string()),

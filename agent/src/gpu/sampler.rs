@@ -74,7 +74,10 @@ pub(super) struct Sampler {
 
 impl Sampler {
     /// Starts the thread. What it says, and a way to wake it.
-    pub(super) fn start(lib: Option<PathBuf>, pace: Pace) -> std::io::Result<(mpsc::Receiver<Message>, SyncSender<()>)> {
+    pub(super) fn start(
+        lib: Option<PathBuf>,
+        pace: Pace,
+    ) -> std::io::Result<(mpsc::Receiver<Message>, SyncSender<()>)> {
         let (messages, said) = mpsc::channel(MESSAGES_MAX);
         let (waker, wake) = sync_channel(1);
         let sampler = Self { lib, pace, messages, wake, opened: 0 };

@@ -62,7 +62,10 @@ async fn all_gpus_are_listed_with_what_they_are_and_do() {
 #[tokio::test]
 async fn memory_of_others_is_what_our_processes_do_not_hold() {
     let (_stand_in, gpus) = eight("used 1 7 600\nused 1 8 400\nused 2 8 50").await;
-    assert!(gpus.inventory().gpus.iter().all(|gpu| gpu.stats.memory_used_by_others_bytes == 0), "nothing is said yet");
+    assert!(
+        gpus.inventory().gpus.iter().all(|gpu| gpu.stats.memory_used_by_others_bytes == 0),
+        "nothing is said yet"
+    );
     gpus.set_ours(|pids| pids.iter().copied().filter(|pid| *pid == 7).collect());
     let seen = until(&gpus, "memory of others", |inventory| {
         inventory.gpus[1].stats.memory_used_by_others_bytes == 400
@@ -110,7 +113,8 @@ async fn a_fatal_xid_takes_its_gpu_away_and_an_applications_does_not() {
     let issue = "gpu 2 (GPU-00000000-0000-0000-0000-000000000002): fell off the bus (XID 79); drain the node";
     assert!(seen.issues()[0].starts_with(issue), "{:?}", seen.issues());
     stand_in.control("xid 1 13\nxid 2 79\naction 2 2");
-    until(&gpus, "the advice", |inventory| problem(inventory, 2).ends_with("; drain the node and reboot it")).await;
+    until(&gpus, "the advice", |inventory| problem(inventory, 2).ends_with("; drain the node and reboot it"))
+        .await;
 }
 
 #[tokio::test]

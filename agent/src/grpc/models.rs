@@ -18,9 +18,7 @@ use tonic::Status;
 
 use super::service::Answers;
 use crate::agent::Agent;
-use crate::models::{
-    self, Board, FileState, FileStatus, Flight, Kind, ModelError, Models, Objects, Pull,
-};
+use crate::models::{self, Board, FileState, FileStatus, Flight, Kind, ModelError, Models, Objects, Pull};
 use crate::replica::machine::Status as ReplicaStatus;
 
 /// Messages that may wait for the reader.
@@ -240,5 +238,36 @@ impl Told {
     fn forget(&mut self) {
         self.stage.clear();
         self.files.retain(|_, (_, status)| *status == FileStatus::Done);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(name: &str, done: u64, status: FileStatus) -> FileState {
+        FileState { name: name.into(), total: 10, done, status }
+    }
+
+    #[test]
+    fn only_what_has_moved_is_told_and_all_that_moves_again_after_a_silence() {
+        let mut told = Told::default();
+        let mut board = Board { stage: "asking the hub".into(), files: Vec::new() };
+        let names = |told: &mut Told, board: &Board| -> Vec<String> {
+            let name =
+                |(stage, file): (&str, Option<&FileState>)| file.map_or(stage, |file| &file.name).to_owned();
+            told.news(board).into_iter().map(name).collect()
+        };
+        assert_eq!(names(&mut told, &board), ["asking the hub"]);
+        assert!(names(&mut told, &board).is_empty());
+        let (a, b) = (file("a", 10, FileStatus::Done), file("b", 5, FileStatus::Downloading));
+        board = Board { stage: "".into(), files: vec![a, b, file("c", 0, FileStatus::Waiting)] };
+        assert_eq!(names(&mut told, &board), ["a", "b"]);
+        assert!(names(&mut told, &board).is_empty());
+        told.forget();
+        assert_eq!(names(&mut told, &board), ["b"]);
+        board.files[1].done = 6;
+        board.files[2].status = FileStatus::Downloading;
+        assert_eq!(names(&mut told, &board), ["b", "c"]);
     }
 }

@@ -141,9 +141,14 @@ impl Pace {
 pub(super) fn line(what: &str, board: &Board, rate: Option<f64>) -> (u64, u64, String) {
     let (done, total) = board.bytes();
     if total == 0 {
-        return (0, 0, if board.stage.is_empty() { what.to_owned() } else { format!("{what}: {}", board.stage) });
+        return (
+            0,
+            0,
+            if board.stage.is_empty() { what.to_owned() } else { format!("{what}: {}", board.stage) },
+        );
     }
-    let all = |status| board.files.iter().all(|file| file.status == status || file.status == FileStatus::Done);
+    let all =
+        |status| board.files.iter().all(|file| file.status == status || file.status == FileStatus::Done);
     if done >= total && all(FileStatus::Checking) {
         return (done, total, format!("{what}: checking {}", size(total)));
     }
@@ -154,7 +159,11 @@ pub(super) fn line(what: &str, board: &Board, rate: Option<f64>) -> (u64, u64, S
     (done, total, format!("{what}: {} of {}{pace}", size(done), size(total)))
 }
 
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rate for people, not negative")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a rate for people, not negative"
+)]
 fn whole(rate: f64) -> u64 {
     rate as u64
 }

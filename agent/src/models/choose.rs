@@ -125,7 +125,8 @@ fn nothing(what: &str, names: &[&str]) -> ModelError {
     if names.len() > some.len() {
         some.push("…");
     }
-    let there = if some.is_empty() { "it is empty".to_owned() } else { format!("it has {}", some.join(", ")) };
+    let there =
+        if some.is_empty() { "it is empty".to_owned() } else { format!("it has {}", some.join(", ")) };
     ModelError::new(Kind::NotFound, format!("the repository has no {what}; {there}"))
 }
 
@@ -140,16 +141,31 @@ mod tests {
     #[test]
     fn one_format_of_weights_is_enough() {
         let names = [
-            ".gitattributes", "config.json", "tokenizer.model", "model-00001-of-00002.safetensors",
-            "model-00002-of-00002.safetensors", "pytorch_model.bin", "model.safetensors.index.json",
-            "original/consolidated.00.pth", "onnx/model.onnx", "tf_model.h5", "flax_model.msgpack", "x.Q4_0.gguf",
-            "chat_template.jinja", "modeling_x.py",
+            ".gitattributes",
+            "config.json",
+            "tokenizer.model",
+            "model-00001-of-00002.safetensors",
+            "model-00002-of-00002.safetensors",
+            "pytorch_model.bin",
+            "model.safetensors.index.json",
+            "original/consolidated.00.pth",
+            "onnx/model.onnx",
+            "tf_model.h5",
+            "flax_model.msgpack",
+            "x.Q4_0.gguf",
+            "chat_template.jinja",
+            "modeling_x.py",
         ];
         assert_eq!(
             chosen(&names, &Purpose::Weights),
             [
-                ".gitattributes", "config.json", "tokenizer.model", "model-00001-of-00002.safetensors",
-                "model-00002-of-00002.safetensors", "model.safetensors.index.json", "chat_template.jinja",
+                ".gitattributes",
+                "config.json",
+                "tokenizer.model",
+                "model-00001-of-00002.safetensors",
+                "model-00002-of-00002.safetensors",
+                "model.safetensors.index.json",
+                "chat_template.jinja",
                 "modeling_x.py",
             ]
         );
@@ -180,7 +196,9 @@ mod tests {
     #[test]
     fn all_parts_of_a_split_model_are_taken() {
         let names = [
-            "Q4_K_M/m-00002-of-00002.gguf", "Q4_K_M/m-00001-of-00002.gguf", "Q8_0/m-00001-of-00001.gguf",
+            "Q4_K_M/m-00002-of-00002.gguf",
+            "Q4_K_M/m-00001-of-00002.gguf",
+            "Q8_0/m-00001-of-00001.gguf",
             "m-00001-of-00003.gguf",
         ];
         let choice = choose(&names, &Purpose::Gguf(None)).expect("a choice");

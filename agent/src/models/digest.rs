@@ -82,7 +82,7 @@ impl Sum {
     }
 
     /// Whether the bytes were the right ones.
-    pub(super) fn is_right(self) -> bool {
+    pub(super) fn matches(self) -> bool {
         match self {
             Self::Sha256(sum, want) => <[u8; 32]>::from(sum.finalize()) == want,
             Self::GitBlob(sum, want) => <[u8; 20]>::from(sum.finalize()) == want,
@@ -137,7 +137,8 @@ impl Crc64 {
         let (words, rest) = bytes.as_chunks::<8>();
         for word in words {
             let mixed = (self.0 ^ u64::from_le_bytes(*word)).to_le_bytes();
-            self.0 = mixed.iter().zip(TABLES.iter().rev()).fold(0, |sum, (byte, table)| sum ^ at(table, *byte));
+            self.0 =
+                mixed.iter().zip(TABLES.iter().rev()).fold(0, |sum, (byte, table)| sum ^ at(table, *byte));
         }
         for byte in rest {
             let [low, ..] = (self.0 ^ u64::from(*byte)).to_le_bytes();
@@ -165,7 +166,7 @@ mod tests {
         let (first, second) = text.split_at(text.len() / 3);
         sum.add(first);
         sum.add(second);
-        sum.is_right()
+        sum.matches()
     }
 
     #[test]

@@ -30,11 +30,17 @@ pub(super) struct Limits {
     pub(super) stall: Duration,
     /// The wait after the first try that failed; it doubles with each.
     pub(super) retry: Duration,
+    /// Progress is told this often at most.
+    pub(super) tell: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { stall: Duration::from_secs(120), retry: Duration::from_secs(2) }
+        Self {
+            stall: Duration::from_secs(120),
+            retry: Duration::from_secs(2),
+            tell: Duration::from_millis(500),
+        }
     }
 }
 
@@ -55,7 +61,12 @@ pub(super) struct Want {
 ///
 /// # Errors
 /// When it cannot be had. What has come by then stays for the next time, unless it was wrong.
-pub(super) async fn download(want: &Want, limits: Limits, chalk: &Chalk, at: usize) -> Result<(), ModelError> {
+pub(super) async fn download(
+    want: &Want,
+    limits: Limits,
+    chalk: &Chalk,
+    at: usize,
+) -> Result<(), ModelError> {
     let place = &want.place;
     let lock = lock(place).await?;
     let looked = place.clone();
@@ -80,7 +91,10 @@ pub(super) async fn download(want: &Want, limits: Limits, chalk: &Chalk, at: usi
                     return Err(wrong(&want.name));
                 }
                 was_wrong = true;
-                tracing::warn!(file = want.name, "a fetched file is not what was announced; it is fetched again");
+                tracing::warn!(
+                    file = want.name,
+                    "a fetched file is not what was announced; it is fetched again"
+                );
             }
             Err(error) if error.is_retryable() => {
                 failures = if writer.len.saturating_sub(before) >= WORTH { 1 } else { failures + 1 };
@@ -111,7 +125,13 @@ fn wrong(name: &str) -> ModelError {
 }
 
 /// One try for what is missing.
-async fn rest(want: &Want, limits: Limits, writer: &mut Writer, chalk: &Chalk, at: usize) -> Result<(), ModelError> {
+async fn rest(
+    want: &Want,
+    limits: Limits,
+    writer: &mut Writer,
+    chalk: &Chalk,
+    at: usize,
+) -> Result<(), ModelError> {
     let size = want.place.size;
     if writer.len == size {
         return Ok(());
@@ -148,7 +168,10 @@ async fn rest(want: &Want, limits: Limits, writer: &mut Writer, chalk: &Chalk, a
         chalk.file(at, |file| file.done = writer.len);
     }
     if writer.len < size {
-        return Err(ModelError::network(format!("{} broke off at {} of {size} bytes", want.name, writer.len)));
+        return Err(ModelError::network(format!(
+            "{} broke off at {} of {size} bytes",
+            want.name, writer.len
+        )));
     }
     Ok(())
 }

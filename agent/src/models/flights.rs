@@ -162,7 +162,8 @@ mod tests {
     async fn there_are_so_many_and_no_more() {
         let flights = Flights::default();
         let wait = |_| std::future::pending::<Outcome>();
-        let all: Vec<_> = (0..FLIGHTS_MAX).map(|at| flights.join(&at.to_string(), wait).expect("joins")).collect();
+        let all: Vec<_> =
+            (0..FLIGHTS_MAX).map(|at| flights.join(&at.to_string(), wait).expect("joins")).collect();
         let error = flights.join("more", wait).expect_err("refused");
         assert!(error.is_retryable(), "{error}");
         drop(all);

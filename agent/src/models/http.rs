@@ -84,6 +84,5 @@ pub(super) async fn text(
             return Err(ModelError::new(Kind::Invalid, format!("the answer about {what} is too long")));
         }
     }
-    String::from_utf8(bytes)
-        .map_err(|_| ModelError::network(format!("the answer about {what} is not text")))
+    String::from_utf8(bytes).map_err(|_| ModelError::network(format!("the answer about {what} is not text")))
 }

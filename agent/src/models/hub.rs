@@ -62,7 +62,8 @@ pub(super) async fn fetch(inner: Arc<Inner>, mut wanted: Repository, chalk: Chal
         wants.push(want(&inner, &cache, &wanted, &listing.commit, file)?);
     }
     transfer::fetch_all(&inner, cache.dir(), wants, &chalk).await?;
-    let chosen: Vec<_> = listing.files.iter().filter(|file| names.contains(&file.name.as_str())).cloned().collect();
+    let chosen: Vec<_> =
+        listing.files.iter().filter(|file| names.contains(&file.name.as_str())).cloned().collect();
     let snapshot = cache.snapshot(&listing.commit);
     let path = first.map_or(snapshot.clone(), |name| snapshot.join(name));
     let commit = listing.commit.clone();
@@ -127,9 +128,9 @@ fn want(
     file: &api::HubFile,
 ) -> Result<Want, ModelError> {
     let name = format!("{}/{}", wanted.repo, file.name);
-    let size = file.size.ok_or_else(|| {
-        ModelError::new(Kind::Invalid, format!("the hub does not say how large {name} is"))
-    })?;
+    let size = file
+        .size
+        .ok_or_else(|| ModelError::new(Kind::Invalid, format!("the hub does not say how large {name} is")))?;
     let place = Place {
         target: cache.blob(&file.etag),
         partial: cache.partial(&file.etag),

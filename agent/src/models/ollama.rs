@@ -70,6 +70,31 @@ pub(super) async fn has(inner: &Inner, pull: &Pull) -> Result<bool, ModelError> 
     }
 }
 
+/// Lets a model that Ollama has answer to `name` too: that is what clients ask for.
+///
+/// # Errors
+/// When it does not answer, or will not.
+pub(super) async fn rename(inner: &Inner, pull: &Pull, name: &str) -> Result<(), ModelError> {
+    if name == pull.tag {
+        return Ok(());
+    }
+    let body = json!({ "source": pull.tag, "destination": name });
+    let request = inner.loopback()?.post(pull.url("/api/copy")).json(&body);
+    let response = in_time(inner.limits.stall, &pull.tag, request.send()).await?;
+    match response.map_err(|error| silent(pull, error))?.status() {
+        status if status.is_success() => Ok(()),
+        // The model is there, so it is copying that is not: this is something that only speaks Ollama's API.
+        StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => {
+            tracing::warn!(model = pull.tag, name, "ollama does not let the model answer to the name");
+            Ok(())
+        }
+        status => {
+            let tag = &pull.tag;
+            Err(ModelError::network(format!("Ollama answers {status} when {tag} is to be called {name}")))
+        }
+    }
+}
+
 /// Lets Ollama fetch a model; the outcome has no path, as only Ollama knows where it keeps what.
 pub(super) async fn fetch(inner: Arc<Inner>, pull: Pull, chalk: Chalk) -> Outcome {
     let is_name = !pull.tag.is_empty() && pull.tag.len() <= TAG_MAX && !pull.tag.contains(char::is_control);

@@ -41,7 +41,8 @@ mod tests {
     #[test]
     fn names_that_lead_elsewhere_are_refused() {
         let long = "x".repeat(256);
-        for name in ["", "/etc/passwd", "../x", "a/../../x", "a//b", "a/./b", "a/", "a\\b", "a\nb", "a\0b", &long]
+        for name in
+            ["", "/etc/passwd", "../x", "a/../../x", "a//b", "a/./b", "a/", "a\\b", "a\nb", "a\0b", &long]
         {
             let error = below(name).expect_err(name);
             assert_eq!(error.kind, Kind::Invalid, "{name:?}");

@@ -68,7 +68,8 @@ pub(super) async fn fetch(inner: Arc<Inner>, wanted: Objects, chalk: Chalk) -> O
     transfer::fetch_all(&inner, &home, wants, &chalk).await?;
     let kept: HashSet<PathBuf> = items.iter().map(|item| item.target.clone()).collect();
     let whole = is_dir && wanted.purpose == Purpose::Weights;
-    let (files, answer) = (items.iter().map(|item| (item.target.clone(), item.object.size)).collect(), path.clone());
+    let (files, answer) =
+        (items.iter().map(|item| (item.target.clone(), item.object.size)).collect(), path.clone());
     blocking("noted the files", move || {
         if whole {
             remove_others(&root, &kept, DEPTH_MAX);
@@ -81,7 +82,10 @@ pub(super) async fn fetch(inner: Arc<Inner>, wanted: Objects, chalk: Chalk) -> O
 
 /// The objects that are meant, and whether they are a directory.
 async fn look(s3: &S3, wanted: &Objects, prefix: &str) -> Result<(Vec<Object>, bool), ModelError> {
-    if !prefix.is_empty() && !wanted.key.ends_with('/') && let Some(object) = s3.head(prefix).await? {
+    if !prefix.is_empty()
+        && !wanted.key.ends_with('/')
+        && let Some(object) = s3.head(prefix).await?
+    {
         return Ok((vec![object], false));
     }
     let below = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };

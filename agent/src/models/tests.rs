@@ -60,7 +60,10 @@ fn models(dir: PathBuf, stand_in: &StandIn, change: impl FnOnce(&mut Settings)) 
         s3: S3Settings { endpoint: Some(stand_in.url()), region: "us-east-1".to_owned(), credentials: None },
     };
     change(&mut settings);
-    Models::with(settings, Limits { stall: STALL, retry: Duration::from_millis(10) })
+    Models::with(
+        settings,
+        Limits { stall: STALL, retry: Duration::from_millis(10), tell: Duration::from_millis(10) },
+    )
 }
 
 fn spec(runtime: RuntimeKind, source: &str) -> Spec {

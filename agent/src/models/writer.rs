@@ -137,7 +137,11 @@ impl Writer {
 }
 
 /// The thread: until nobody gives orders any more.
-fn work(place: &Place, mut orders: mpsc::Receiver<Order>, ready: oneshot::Sender<u64>) -> std::io::Result<()> {
+fn work(
+    place: &Place,
+    mut orders: mpsc::Receiver<Order>,
+    ready: oneshot::Sender<u64>,
+) -> std::io::Result<()> {
     make_parent(&place.partial)?;
     let mut file =
         OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&place.partial)?;
@@ -158,7 +162,7 @@ fn work(place: &Place, mut orders: mpsc::Receiver<Order>, ready: oneshot::Sender
             }
             Order::Finish(answer) => {
                 let made = std::mem::replace(&mut sum, Sum::new(place.check, place.size));
-                let right = len == place.size && made.is_right();
+                let right = len == place.size && made.matches();
                 if right {
                     file.sync_all()?;
                     make_parent(&place.target)?;
@@ -219,7 +223,8 @@ pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     name.push(format!(".{}.tmp", uuid::Uuid::new_v4().simple()));
     let new = path.with_file_name(name);
     let mut file = File::create(&new)?;
-    let written = file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| std::fs::rename(&new, path));
+    let written =
+        file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| std::fs::rename(&new, path));
     if written.is_err() {
         // The first error is the one to tell.
         let _ = std::fs::remove_file(&new);

@@ -35,12 +35,7 @@ enum Answer {
 
 /// Resolves when the runtime on `port` says that it is ready and is the replica's: what another program answers there
 /// counts for nothing. The port of a container is held by the Engine, so there is no `process` to look at.
-pub(crate) async fn until_ready(
-    port: u16,
-    health: Health,
-    process: Option<ProcessRef>,
-    replica: ReplicaId,
-) {
+pub(crate) async fn until_ready(port: u16, health: Health, process: Option<ProcessRef>, replica: ReplicaId) {
     let mut told = false;
     loop {
         until_answered(port, health).await;
@@ -86,21 +81,21 @@ pub(crate) enum Silence {
     #[error("it closes connections without a word")]
     Closed,
     /// Nothing came.
-    #[error("nothing came within {} s", TIMEOUT_MAX.as_secs())]
-    Late,
+    #[error("nothing came within {}", nebula_core::duration::human(*.0))]
+    Late(Duration),
 }
 
-/// Whether whoever listens on `port` answers anything at all, within five seconds. Any byte is an answer: a runtime that
-/// is busy or unwell is not one that hangs.
+/// Whether whoever listens on `port` answers anything at all within a time. Any byte is an answer: a runtime that is
+/// busy or unwell is not one that hangs.
 ///
 /// # Errors
 /// When nothing came.
-pub(crate) async fn answers(port: u16, path: &str) -> Result<(), Silence> {
-    match tokio::time::timeout(TIMEOUT_MAX, head(port, path)).await {
+pub(crate) async fn answers(port: u16, path: &str, within: Duration) -> Result<(), Silence> {
+    match tokio::time::timeout(within, head(port, path)).await {
         Ok(Ok(head)) if head.is_empty() => Err(Silence::Closed),
         Ok(Ok(_)) => Ok(()),
         Ok(Err(error)) => Err(Silence::Refused(error)),
-        Err(_) => Err(Silence::Late),
+        Err(_) => Err(Silence::Late(within)),
     }
 }
 

@@ -17,8 +17,8 @@ use super::look;
 use super::machine::{Effect, Event, Machine, Policy, Refusal, Status};
 use super::spec::{Access, Instance, Spec};
 use super::task::{Ask, Refused, Snapshot, Task};
+use crate::driver::Drivers;
 use crate::driver::logs::Logs;
-use crate::driver::{Drivers, process};
 use crate::gpu::Gpus;
 use crate::models::Models;
 use crate::ports::Ports;
@@ -36,8 +36,6 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) const REPLICAS_MAX: usize = 1_000;
 /// Between two reports to nebulad for nothing but progress.
 const PROGRESS_EVERY: Duration = Duration::from_secs(2);
-/// Between two looks for containers that belong to no replica any more.
-const STRAYS_EVERY: Duration = Duration::from_secs(30);
 /// Beyond the grace, for the last writes of tasks that end.
 const HALT_EXTRA: Duration = Duration::from_secs(5);
 
@@ -68,17 +66,17 @@ pub(crate) struct Inner {
     declined: DeclinedStarts,
     /// Held while a task is looked for and made, so that no replica has two.
     making: Mutex<()>,
-    halting: AtomicBool,
+    pub(super) halting: AtomicBool,
     /// All processes were killed: one that was just being made follows them.
     pub(super) killed: AtomicBool,
 }
 
 /// One replica's task, from outside.
 #[derive(Clone)]
-struct Handle {
+pub(super) struct Handle {
     deployment: DeploymentId,
     asks: mpsc::Sender<Ask>,
-    seen: watch::Receiver<Option<Arc<Snapshot>>>,
+    pub(super) seen: watch::Receiver<Option<Arc<Snapshot>>>,
     logs: Arc<Logs>,
     task: Arc<JoinHandle<()>>,
 }
@@ -101,7 +99,7 @@ pub(crate) struct Parts {
 
 /// All replicas of this node. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Replicas(Arc<Inner>);
+pub(crate) struct Replicas(pub(super) Arc<Inner>);
 
 /// A request to run a replica.
 pub(crate) struct Start {
@@ -158,14 +156,7 @@ impl Inner {
         }
     }
 
-    /// Whether a replica may have a container now.
-    fn may_run(&self, replica: ReplicaId) -> bool {
-        let Some(handle) = self.handle(replica) else { return false };
-        let seen = handle.seen.borrow();
-        seen.as_ref().is_none_or(|snapshot| snapshot.view.instance.is_some() || snapshot.view.is_beginning)
-    }
-
-    fn handle(&self, replica: ReplicaId) -> Option<Handle> {
+    pub(super) fn handle(&self, replica: ReplicaId) -> Option<Handle> {
         let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         live.get(&replica).filter(|handle| !handle.asks.is_closed()).cloned()
     }
@@ -241,48 +232,6 @@ impl Replicas {
         }
         replicas.look_for_strays();
         Ok(replicas)
-    }
-
-    /// Has containers removed that belong to no replica which may have one: now, whenever the Engine comes back, and
-    /// every now and then. One is left behind when an Engine hangs while it makes it.
-    fn look_for_strays(&self) {
-        let inner = Arc::downgrade(&self.0);
-        let drivers = self.0.drivers.clone();
-        tokio::spawn(async move {
-            let mut status = drivers.docker().subscribe();
-            loop {
-                if status.borrow_and_update().is_ready() {
-                    let inner = inner.clone();
-                    let may_run = move |replica| inner.upgrade().is_none_or(|inner| inner.may_run(replica));
-                    drivers.docker().remove_strays(may_run).await;
-                }
-                tokio::select! {
-                    changed = status.changed() => if changed.is_err() { return },
-                    () = tokio::time::sleep(STRAYS_EVERY) => {}
-                }
-                if inner.strong_count() == 0 {
-                    return;
-                }
-            }
-        });
-    }
-
-    /// Ends and removes what no record speaks of: the store was lost, or a deletion was cut short.
-    async fn remove_strays(&self, known: Vec<ReplicaId>) {
-        let dir = self.0.dir.clone();
-        let removing = tokio::task::spawn_blocking(move || {
-            for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
-                let replica = entry.file_name().to_str().and_then(|name| name.parse::<ReplicaId>().ok());
-                let Some(stray) = replica.filter(|replica| !known.contains(replica)) else { continue };
-                tracing::warn!(replica_id = %stray, "replica without a record is removed");
-                process::sweep(stray);
-                if let Err(error) = std::fs::remove_dir_all(entry.path()) {
-                    tracing::warn!(replica_id = %stray, %error, "its files stay");
-                }
-            }
-        });
-        // A panic in there has been logged.
-        let _ = removing.await;
     }
 
     fn begin(

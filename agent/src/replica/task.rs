@@ -1,5 +1,6 @@
 //! The task of one replica: takes events, lets the machine decide, and does what it says, in that order.
 
+mod guard;
 mod prepare;
 mod spawn;
 mod tail;
@@ -17,10 +18,10 @@ use tokio::sync::{mpsc, oneshot, watch as watched};
 use tokio::task::AbortHandle;
 use tokio::time::Sleep;
 
-use super::machine::{Effect, Entry, Event, Machine, Phase, Refusal, Signal};
-use super::manager::Inner;
 use self::prepare::Ready;
 use super::look;
+use super::machine::{Effect, Entry, Event, Machine, Phase, Refusal, Signal};
+use super::manager::Inner;
 use super::spec::Spec;
 use crate::driver::logs::Logs;
 use crate::progress::{Progress, Reporter};
@@ -73,7 +74,7 @@ pub(crate) struct Snapshot {
 
 /// What the task's own helpers tell it.
 #[derive(Debug)]
-pub(super) enum News {
+enum News {
     Event(Event),
     /// An attempt is prepared.
     Ready(Ready),
@@ -391,6 +392,7 @@ impl Task {
     async fn reload(&mut self) -> Option<Vec<Effect>> {
         self.abort_probe();
         self.abort_preparation();
+        self.unwanted = None;
         // Whatever is found then gets a watcher of its own.
         if let Some(watcher) = self.watcher.take() {
             watcher.abort();

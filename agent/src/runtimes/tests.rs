@@ -71,14 +71,13 @@ fn every_runtime_has_a_complete_entry() {
     for kind in RuntimeKind::ALL {
         let runtime = of(kind);
         assert_eq!(runtime.kind, kind);
-        assert!(runtime.container_port > 0 && container_port(kind) == runtime.container_port, "{kind}");
+        assert!(runtime.container_port > 0, "{kind}");
         assert!(!runtime.advice.is_empty(), "{kind}");
         let health = health(kind);
         assert!(health.path.starts_with('/'), "{kind}");
         assert!(health.otherwise.is_none_or(|path| path.starts_with('/') && path != health.path), "{kind}");
         match &runtime.images {
             Some(images) => {
-                assert_eq!(default_image(kind), Some(images.plain));
                 for image in [images.plain, images.gpu] {
                     let tag = image.rsplit_once(':').expect("a tag").1;
                     assert!(tag.chars().any(|c| c.is_ascii_digit()), "{image} is no fixed version");
@@ -95,7 +94,7 @@ fn every_runtime_has_a_complete_entry() {
 
 #[test]
 fn ports_inside_containers_are_the_documented_ones() {
-    let ports = RuntimeKind::ALL.map(container_port);
+    let ports = RuntimeKind::ALL.map(|kind| of(kind).container_port);
     assert_eq!(ports, [8_000, 80, 11_434, 9_000, 8_080, 8_000]);
 }
 

@@ -53,13 +53,6 @@ fn stays<T: bincode::Encode + bincode::Decode<()>>(
     same: impl Fn(T) -> bool,
 ) {
     let written = print(&record(kind, stored).expect("small enough"));
-    if golden.is_empty() {
-        use std::io::Write as _;
-        let mut f = std::fs::OpenOptions::new().append(true).create(true).open(format!("/tmp/h2/golden-{kind}")).unwrap();
-        f.write_all(written.as_bytes()).unwrap();
-        f.write_all(b"=\n").unwrap();
-        return;
-    }
     assert!(written == golden, "it is written as\n{written}and not as\n{golden}");
     assert!(same(value(&parse(golden), kind).expect("readable")), "{golden}");
 }
@@ -120,7 +113,7 @@ fn specs() {
     let image = Some("registry:5000/a/b:1".to_owned());
     let spec = Spec { image, driver: Some(Driver::Docker), ..spec() };
     stays(golden!("spec-2"), SPEC, &SpecRecord::from(&spec), |read| read.into_spec() == Some(spec.clone()));
-    if !golden!("spec-2").is_empty() { assert_eq!(read_spec(&parse(golden!("spec-2"))), Ok(spec.clone())); }
+    assert_eq!(read_spec(&parse(golden!("spec-2"))), Ok(spec.clone()));
 }
 
 fn why(reason: FailureReason) -> Failure {
@@ -170,11 +163,7 @@ fn states_in_every_stored_phase() {
         (golden!("state-2-running-process"), Desired::Running, Phase::Running { instance: process }),
         (golden!("state-2-running"), Desired::Running, Phase::Running { instance: container }),
         (golden!("state-2-backing-off"), Desired::Running, Phase::BackingOff),
-        (
-            golden!("state-2-killing"),
-            Desired::Deleted,
-            Phase::Killing { instance: container, failure: None },
-        ),
+        (golden!("state-2-killing"), Desired::Deleted, Phase::Killing { instance: container, failure: None }),
         (
             golden!("state-2-killing-unresponsive"),
             Desired::Running,
@@ -187,7 +176,7 @@ fn states_in_every_stored_phase() {
     ] {
         let state = State { out_of_memory: true, ..state(desired, phase) };
         stays(golden, STATE, &StateRecord::from(&state), |read| read.into_state(state.replica) == state);
-        if !golden.is_empty() { assert_eq!(read_state(&parse(golden), state.replica), Ok(state)); }
+        assert_eq!(read_state(&parse(golden), state.replica), Ok(state));
     }
 }
 

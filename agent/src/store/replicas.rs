@@ -80,12 +80,8 @@ fn part(key: &[u8], record: &Record) -> Result<Part, String> {
     };
     let replica = ReplicaId::from_bytes(*id);
     match *part {
-        SPEC_PART => {
-            Ok(Part::Spec(replica, read_spec(record)?))
-        }
-        STATE_PART => {
-            Ok(Part::State(read_state(record, replica)?))
-        }
+        SPEC_PART => Ok(Part::Spec(replica, read_spec(record)?)),
+        STATE_PART => Ok(Part::State(read_state(record, replica)?)),
         _ => Err("its key names no part of a replica".to_owned()),
     }
 }

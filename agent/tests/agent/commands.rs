@@ -73,7 +73,7 @@ async fn commands_are_carried_out_once_however_often_they_come() {
 async fn a_start_that_can_never_work_is_told_as_failed_until_something_newer_comes() {
     let (home, nebulad) = (Home::new(), Nebulad::start().await);
     let mut start = sim("demo");
-    start.driver = "docker".to_owned();
+    start.driver = "lxc".to_owned();
     let order = command("start", &start);
     nebulad.book(|book| book.commands.push(order.clone()));
     let node = Node::start(&home, nebulad.addr, &[]).await;
@@ -86,7 +86,7 @@ async fn a_start_that_can_never_work_is_told_as_failed_until_something_newer_com
             let told = beat.deployments.iter().find(|one| one.replica_id == start.replica_id);
             told.is_some_and(|one| {
                 (one.status.as_str(), one.generation) == ("failed", 1)
-                    && one.error_message.contains("the docker driver is not built yet")
+                    && one.error_message.contains("unknown driver \"lxc\"")
             })
         })
         .await;

@@ -26,16 +26,18 @@ fn offered(nebulad: &Nebulad) -> Vec<i32> {
     })
 }
 
-/// Waits for a registration that offers just these, and for the heartbeat after it.
+/// Waits for a registration that offers just these, and for a heartbeat that knows of the trouble with the others.
 async fn hears_offer(nebulad: &Nebulad, gpus: &[i32]) {
     nebulad
-        .hears("the offer", |book| {
+        .hears("the offer and a heartbeat", |book| {
             let offer = book.registrations.last().and_then(|last| last.capabilities.as_ref());
-            offer.is_some_and(|offer| offer.gpus.iter().map(|gpu| gpu.index).eq(gpus.iter().copied()))
+            let offered =
+                offer.is_some_and(|offer| offer.gpus.iter().map(|gpu| gpu.index).eq(gpus.iter().copied()));
+            let stats = book.heartbeats.last().and_then(|beat| beat.stats.as_ref());
+            let well = |gpu: &&GpuStats| gpu.problem.is_empty();
+            offered && stats.is_some_and(|stats| stats.gpu_stats.iter().filter(well).count() == gpus.len())
         })
         .await;
-    let beats = nebulad.book(|book| book.heartbeats.len());
-    nebulad.hears("a heartbeat after it", |book| book.heartbeats.len() > beats).await;
 }
 
 async fn stats(node: &Node) -> Vec<GpuStats> {
@@ -68,7 +70,8 @@ async fn gpus_are_offered_but_for_the_one_that_is_lost() {
     let told = stats(&node).await;
     assert_eq!(told.len(), 8, "what is lost is told of");
     assert!(told[3].problem.starts_with("fell off the bus") && told[4].problem.is_empty());
-    let info = node.api.clone().get_system_info(GetSystemInfoRequest {}).await.expect("an answer").into_inner();
+    let info =
+        node.api.clone().get_system_info(GetSystemInfoRequest {}).await.expect("an answer").into_inner();
     assert_eq!((info.driver_version.as_str(), info.cuda_version.as_str()), ("580.65.06", "12.4"));
     node.stop().await;
 }
@@ -109,7 +112,9 @@ async fn an_xid_takes_its_gpu_away_at_once_unless_it_is_an_applications_own() {
     assert_eq!(issues, [issue]);
     let page = web::ask(node.metrics, "GET /metrics", &[], "").await.body;
     assert!(page.contains(&format!("nebula_agent_gpu_problem{{uuid=\"{uuid}\"}} 1")), "{page}");
-    assert!(page.contains("nebula_agent_gpu_utilization_percent{uuid=\"GPU-00000000-0000-0000-0000-000000000001\"} 11"));
+    assert!(page.contains(
+        "nebula_agent_gpu_utilization_percent{uuid=\"GPU-00000000-0000-0000-0000-000000000001\"} 11"
+    ));
     node.stop().await;
 }
 

@@ -27,7 +27,12 @@ async fn a_runtime_outlives_a_crash_of_the_agent_and_is_taken_up() {
     // Its end is noticed though it is nobody's child any more.
     signal(after.container_id.parse().expect("a number"), Signal::KILL);
     let waiting = node.until(&start.deployment_id, "starting").await;
-    assert!(waiting.error_message.starts_with("starts again 10.0 s after its end"), "{waiting:?}");
+    assert!(
+        waiting
+            .error_message
+            .starts_with("starts again 10.0 s after the end of attempt 1: the runtime ended"),
+        "{waiting:?}"
+    );
     assert_eq!(web::chat(node.proxy, "demo", &[], false).await.status, 503);
 }
 

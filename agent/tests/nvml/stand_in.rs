@@ -14,7 +14,8 @@ impl StandIn {
     pub(crate) fn new() -> Self {
         let stand_in = Self { dir: tempfile::tempdir().expect("a directory") };
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/nvml/stand_in.c");
-        let compiling = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(stand_in.path()).arg(source).output();
+        let compiling =
+            Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(stand_in.path()).arg(source).output();
         let compiled = compiling.expect("cc runs");
         assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
         stand_in

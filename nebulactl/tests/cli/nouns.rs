@@ -77,7 +77,8 @@ fn one_deployment_is_shown_with_its_replicas() {
 fn a_replica_shows_how_far_it_has_got() {
     let server = Server::start(|_| {
         let mut shown = deployment("demo", "preparing");
-        shown["replicas"][0]["progress"] = json!({"percent": 30, "message": "pulling image x: 1.2 of 4.0 GB"});
+        shown["replicas"][0]["progress"] =
+            json!({"percent": 30, "message": "pulling image x: 1.2 of 4.0 GB"});
         Answer::json("200 OK", &shown)
     });
     let ended = run(&server, &["get", "demo"]);

@@ -87,6 +87,7 @@ pub(crate) fn routes(config: &mut web::ServiceConfig) {
         .route("/api/tags", web::get().to(control::tags))
         .route("/api/ps", web::get().to(control::ps))
         .route("/api/show", web::post().to(control::show))
+        .route("/api/pull", web::post().to(control::pull))
         .service(answers("/api/chat", Api::Ollama, ollama::chat))
         .service(answers("/api/generate", Api::Ollama, ollama::generate))
         .service(answers("/api/embed", Api::Ollama, ollama::embed))

@@ -5,4 +5,4 @@ mod lines;
 mod models;
 
 pub(crate) use answers::{chat, embed, generate};
-pub(crate) use models::{ps, show, tags, version};
+pub(crate) use models::{ps, pull, show, tags, version};

@@ -167,6 +167,7 @@ class Engine(EngineApi):
             ctypes.CDLL(None).umount2(place.encode(), UMOUNT_DETACH)
         if self.bridge:
             self.bridge.remove()
+        self.popen = self.containerd = self.bridge = None
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def helpers(self):

@@ -30,18 +30,21 @@ class Nebula(Cluster):
         share = zlib.crc32(group.mark.encode()) % PORTS_SHARES
         self.first_port = PORTS_FIRST + share * PORTS_EACH
         group.port_range = f"{self.first_port}-{self.first_port + PORTS_EACH - 1}"
-        self.agent = None
+        self.agent, self.flags = None, ()
 
     def start(self, *flags, env=None):
+        """Starts both; whenever the agent is started again, it gets the same flags."""
+        self.flags = flags
         self.start_nebulad(*QUICK)
-        self.agent = self.start_agent("node-1", *flags, env=env)
+        self.start_agent(env=env)
         self.wait_for_node("online")
         if self.engine:
             wait_until("the node is healthy", lambda: self.health() == "healthy", 10)
 
     def start_agent(self, name="node-1", *flags, env=None, host=None):
         docker = ["--docker-host", host or self.engine.host] if host or self.engine else ["--driver", "process"]
-        self.agent = super().start_agent(name, *docker, "--container-memory", self.container_memory, *flags, env=env)
+        flags = [*docker, "--container-memory", self.container_memory, *self.flags, *flags]
+        self.agent = super().start_agent(name, *flags, env=env)
         return self.agent
 
     def health(self):

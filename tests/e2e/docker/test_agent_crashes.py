@@ -8,7 +8,7 @@ import urllib.request
 import pytest
 
 from cluster import call
-from nebula import DRIVERS, QUICK
+from nebula import DRIVERS, QUICK, Nebula
 from processes import wait_until
 from unix_proxy import UnixProxy
 
@@ -18,8 +18,11 @@ STREAM_TOKENS, TOKEN_SECONDS = 20, 0.1
 
 
 @pytest.fixture(scope="module")
-def nebula(nebula):
+def nebula(module_group, engine):
     """Five containers and one process that run."""
+    nebula = Nebula(module_group, engine)
+    # Its own id, so that an agent that has lost its store is the same node.
+    nebula.start("--node-id", "node-with-containers")
     nebula.names = [f"kept-{number}" for number in range(CONTAINERS)]
     for name in nebula.names:
         nebula.deploy_simulated("docker", name, public=True)
@@ -60,30 +63,27 @@ def test_running_containers_are_adopted(nebula, figures):
         wait_until("its log is there", lambda: "simulated model" in nebula.nebulactl("logs", name).out, 10)
 
 
-def test_one_that_ends_while_no_agent_watches_is_started_again(nebula):
-    name = nebula.names[0]
-    old = nebula.container(name)
+def test_what_ends_while_no_agent_watches_or_after_it_was_adopted(nebula):
+    unseen, adopted = nebula.names[:2]
+    before = {name: nebula.container(name) for name in nebula.names}
     kill_agent(nebula)
-    nebula.engine.remove(old)
+    nebula.engine.remove(before[unseen])
     nebula.start_agent()
-    nebula.wait_for_restart(name)
-    assert nebula.container(name) != old
-    assert len(nebula.engine.containers(deployment=nebula.deployment(name)["id"])) == 1
+    wait_until("the other one was adopted", lambda: nebula.chat(adopted).status == 200, 10)
+    nebula.engine.kill(before[adopted])
+    for name in (unseen, adopted):
+        nebula.wait_for_restart(name)
+        assert nebula.container(name) != before[name]
+        assert len(nebula.engine.containers(deployment=nebula.deployment(name)["id"])) == 1
+    for name in nebula.names[2:]:
+        assert nebula.container(name) == before[name]
 
 
-def test_an_adopted_one_that_ends_is_started_again(nebula):
-    name = nebula.names[1]
-    old = nebula.container(name)
-    nebula.engine.kill(old)
-    nebula.wait_for_restart(name)
-    assert nebula.container(name) != old
-
-
-@pytest.mark.parametrize("hold", [r"POST \S+/start", r"POST \S+/containers/create"])
-def test_what_was_half_made_is_removed(nebula, engine, hold):
+@pytest.mark.parametrize("step", ["containers/create", "start"])
+def test_what_was_half_made_is_removed(nebula, engine, step):
     """The agent dies between two requests to the Engine: exactly one container runs in the end."""
     kill_agent(nebula)
-    proxy = UnixProxy(engine.directory / f"proxy-{time.monotonic_ns()}", engine.path, hold)
+    proxy = UnixProxy(engine.directory / f"proxy-{time.monotonic_ns()}", engine.path, rf"POST \S*/{step}\b")
     nebula.start_agent(host=proxy.host)
     nebula.wait_for_node("online")
     name = f"half-{time.monotonic_ns()}"
@@ -91,7 +91,7 @@ def test_what_was_half_made_is_removed(nebula, engine, hold):
     assert proxy.held.wait(30), "the agent never asked for it"
     deployment_id = nebula.deployment(name)["id"]
     made = nebula.engine.containers(deployment=deployment_id)
-    assert [each["State"] for each in made] == (["created"] if "start" in hold else [])
+    assert [each["State"] for each in made] == (["created"] if step == "start" else [])
     kill_agent(nebula)
     proxy.close()
 
@@ -119,19 +119,14 @@ def test_an_agent_without_its_store_doubles_nothing(nebula):
     """The disk of the agent is lost: its containers are known by their labels, or replaced; none is left over."""
     kill_agent(nebula)
     for path in nebula.agent_dir.iterdir():
-        if path.name not in ("agent.id", "node.id"):
-            remove(path)
+        if path.name != "agent.id":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
     nebula.start_agent()
-    everybody = [name for name in nebula.names]
+    everybody = nebula.names
     wait_until("all of them answer", lambda: all(nebula.chat(name).status == 200 for name in everybody), 60)
-    exactly_one = lambda: all(
-        len(nebula.engine.containers(deployment=nebula.deployment(name)["id"])) == 1 for name in everybody
-    )
+    containers = lambda name: nebula.engine.containers(deployment=nebula.deployment(name)["id"])
+    exactly_one = lambda: all(len(containers(name)) == 1 for name in everybody)
     wait_until("each has one container", exactly_one, 30)
-
-
-def remove(path):
-    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def test_the_proxy_serves_while_nebulad_is_down(nebula):

@@ -6,6 +6,7 @@ import pytest
 
 from nebula import Nebula
 from processes import Group, wait_until
+from settings import FULL
 
 CONTAINERS = 3
 # An answer is waited for this long before the Engine counts as hung.
@@ -14,6 +15,8 @@ HEALTHY_SECONDS = 20
 # With short intervals a node that is heard every second is never this old.
 SILENCE_SECONDS_MAX = 4
 RUNS_AGAIN_SECONDS = 60
+# What an Engine does with its containers when it ends: without and with live restore.
+LOSES, KEEPS = "loses its containers", "keeps its containers"
 
 
 class Watch:
@@ -44,10 +47,10 @@ def is_healthy(node):
     return node["health"]["status"] == "healthy"
 
 
-@pytest.fixture(params=["restarts", "keeps its containers"])
+@pytest.fixture
 def outage(request, new_engine, tmp_path):
     """An Engine, with or without live restore, and some containers and a process on its node."""
-    engine = new_engine(*(["--live-restore"] if request.param != "restarts" else []))
+    engine = new_engine(*(["--live-restore"] if request.param == KEEPS else []))
     group = Group(tmp_path)
     request.node.processes = group
     nebula = Nebula(group, engine)
@@ -58,7 +61,7 @@ def outage(request, new_engine, tmp_path):
     nebula.deploy_simulated("process", "beside", public=True)
     for name in (*nebula.names, "beside"):
         nebula.wait_for_deployment(name, "running")
-    nebula.lives = request.param != "restarts"
+    nebula.lives = request.param == KEEPS
     yield nebula
     group.end()
     engine.end()
@@ -80,7 +83,11 @@ def check_all_again(nebula, before, process):
     assert nebula.runtime_pid("beside") == process and nebula.chat("beside").status == 200
 
 
-@pytest.mark.parametrize("end", ["shut_down", "crash"])
+@pytest.mark.parametrize(
+    ("outage", "end"),
+    [(LOSES, "shut_down"), (KEEPS, "crash"), *([(LOSES, "crash"), (KEEPS, "shut_down")] if FULL else [])],
+    indirect=["outage"],
+)
 def test_the_engine_is_restarted(outage, end, figures):
     nebula, engine = outage, outage.engine
     before = {name: nebula.container(name) for name in nebula.names}
@@ -99,6 +106,7 @@ def test_the_engine_is_restarted(outage, end, figures):
     figures(f"an Engine that {kept} ({end.replace('_', ' ')}): all ran {took:.1f} s after its start")
 
 
+@pytest.mark.parametrize("outage", [LOSES], indirect=True)
 def test_the_engine_hangs(outage, figures):
     nebula, engine = outage, outage.engine
     before = {name: nebula.container(name) for name in nebula.names}

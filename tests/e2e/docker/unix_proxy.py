@@ -9,7 +9,7 @@ class UnixProxy:
     """Passes everything on, but a request whose first line matches `hold`: it never arrives."""
 
     def __init__(self, path, target, hold):
-        self.path, self.target, self.hold = str(path), str(target), re.compile(hold)
+        self.path, self.target, self.hold = str(path), str(target), re.compile(hold.encode())
         self.held = threading.Event()
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.listener.bind(self.path)

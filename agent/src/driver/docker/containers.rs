@@ -15,6 +15,9 @@ use super::{ContainerName, Docker, labels};
 use crate::replica::machine::Signal;
 use crate::replica::spec::ContainerRef;
 
+/// Between two looks whether a container is gone.
+const LOOK_AFTER: Duration = Duration::from_millis(100);
+
 /// What has become of a container that an earlier agent wrote down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fit {
@@ -94,7 +97,9 @@ impl Docker {
         for summary in all {
             let replica = summary.labels.as_ref().and_then(|labels| labels.get(labels::REPLICA));
             let replica = replica.and_then(|text| text.parse::<ReplicaId>().ok());
-            let Some(container) = id_of(&summary).filter(|_| !replica.is_some_and(&is_known)) else { continue };
+            let Some(container) = id_of(&summary).filter(|_| !replica.is_some_and(&is_known)) else {
+                continue;
+            };
             let container_id = container.to_hex();
             match self.remove(container).await {
                 Ok(()) => tracing::info!(container_id, "container of a forgotten replica removed"),
@@ -150,10 +155,25 @@ impl Docker {
             })
             .await;
         match removed {
-            // A conflict: somebody removes it already.
-            Err(error) if !error.is_not_found() && !error.is_conflict() => Err(error),
-            _ => Ok(()),
+            Err(error) if error.is_not_found() => Ok(()),
+            // Somebody removes it already.
+            Err(error) if error.is_conflict() => self.until_gone(container).await,
+            other => other,
         }
+    }
+
+    /// Waits until somebody else has removed a container, so that its port is free.
+    async fn until_gone(&self, container: ContainerRef) -> Result<(), EngineError> {
+        let looking = async {
+            while self.inspect(container).await?.is_some() {
+                tokio::time::sleep(LOOK_AFTER).await;
+            }
+            Ok(())
+        };
+        tokio::time::timeout(CHANGE_LIMIT, looking).await.unwrap_or_else(|_| {
+            let host = self.0.engine.host().to_string();
+            Err(EngineError::TimedOut { host, what: "remove a container", limit: CHANGE_LIMIT })
+        })
     }
 
     /// What the Engine knows of a container's state; none: it is gone.
@@ -161,7 +181,10 @@ impl Docker {
         Ok(self.inspect(container).await?.and_then(|found| found.state))
     }
 
-    async fn inspect(&self, container: ContainerRef) -> Result<Option<ContainerInspectResponse>, EngineError> {
+    async fn inspect(
+        &self,
+        container: ContainerRef,
+    ) -> Result<Option<ContainerInspectResponse>, EngineError> {
         let id = container.to_hex();
         let asked = self
             .0
@@ -181,7 +204,8 @@ impl Docker {
     pub(super) async fn list(&self, labels: &[(&str, &str)]) -> Result<Vec<ContainerSummary>, EngineError> {
         let mut wanted = vec![(labels::AGENT, self.0.agent_id.as_str())];
         wanted.extend(labels);
-        let options = ListContainersOptionsBuilder::default().all(true).filters(&labels::filter(&wanted)).build();
+        let options =
+            ListContainersOptionsBuilder::default().all(true).filters(&labels::filter(&wanted)).build();
         self.0
             .engine
             .call("list its containers", CALL_LIMIT, |docker| async move {

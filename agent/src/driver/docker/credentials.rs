@@ -74,7 +74,8 @@ pub(super) fn find(registry: &str) -> Login {
 fn read(text: &[u8], registry: &str) -> Result<Login, serde_json::Error> {
     let file: File = serde_json::from_slice(text)?;
     let registry = plain(registry);
-    let helper = file.helpers.iter().find(|(name, _)| plain(name) == registry).map(|(_, helper)| helper.clone());
+    let helper =
+        file.helpers.iter().find(|(name, _)| plain(name) == registry).map(|(_, helper)| helper.clone());
     let auth = file.auths.iter().find(|(name, _)| plain(name) == registry).map(|(_, auth)| auth);
     if let Some(credentials) = auth.and_then(|auth| credentials(auth, registry)) {
         return Ok(Login::Known(credentials));

@@ -50,7 +50,8 @@ impl FromStr for Host {
                     Some((host, port)) => (host, port.parse().map_err(|_| wrong())?),
                     None => (address, USUAL_PORT),
                 };
-                let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '[' | ']');
+                let legal =
+                    |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '[' | ']');
                 if host.is_empty() || !host.chars().all(legal) || port == 0 {
                     return Err(wrong());
                 }
@@ -148,7 +149,9 @@ impl Engine {
             Host::Unix(path) => bollard::Docker::connect_with_unix(&path.to_string_lossy(), seconds, version),
             Host::Tcp(address) => bollard::Docker::connect_with_http(address, seconds, version),
         };
-        client.map(|client| client.with_request_modifier(url_safe_credentials)).map_err(|error| self.error(error, "", limit))
+        client
+            .map(|client| client.with_request_modifier(url_safe_credentials))
+            .map_err(|error| self.error(error, "", limit))
     }
 
     /// Asks something that has an end. `what` completes "the Docker Engine did not …".
@@ -182,7 +185,9 @@ impl Engine {
                 EngineError::Answered { status: 0, message: one_line(&error) }
             }
             Error::RequestTimeoutError => EngineError::TimedOut { host, what, limit },
-            Error::SocketNotFoundError(_) => EngineError::Absent { host, cause: "there is no such socket".to_owned() },
+            Error::SocketNotFoundError(_) => {
+                EngineError::Absent { host, cause: "there is no such socket".to_owned() }
+            }
             Error::HyperLegacyError { .. } | Error::HyperResponseError { .. } | Error::IOError { .. } => {
                 EngineError::Absent { host, cause: innermost(&error) }
             }
@@ -216,7 +221,8 @@ fn innermost(error: &Error) -> String {
 
 /// A text of the Engine as one line for people.
 pub(super) fn one_line(text: &str) -> String {
-    let words: Vec<&str> = text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty()).collect();
+    let words: Vec<&str> =
+        text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty()).collect();
     crate::text::clip(nebula_core::telemetry::redact(words.join(" ")), MESSAGE_MAX)
 }
 
@@ -257,13 +263,17 @@ mod tests {
         );
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn an_engine_that_says_nothing_is_given_up() {
         let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let host = format!("tcp://{}", silent.local_addr().expect("an address"));
         let engine = Engine::new(host.parse().expect("an address"));
-        let answer = engine.call("answer a ping", CALL_LIMIT, |docker| async move { docker.ping().await });
+        let limit = Duration::from_secs(1);
+        let answer = engine.call("answer a ping", limit, |docker| async move { docker.ping().await });
         let error = answer.await.expect_err("nobody answers");
-        assert_eq!(error.to_string(), format!("the Docker Engine at {host} did not answer a ping within 10 s"));
+        assert_eq!(
+            error.to_string(),
+            format!("the Docker Engine at {host} did not answer a ping within 1 s")
+        );
     }
 }

@@ -98,7 +98,11 @@ fn notice(event: &EventMessage) -> Option<Notice> {
     let container = ContainerRef::from_hex(actor.id.as_deref()?)?;
     let none = HashMap::new();
     let code = actor.attributes.as_ref().unwrap_or(&none).get("exitCode").and_then(|code| code.parse().ok());
-    event.action.as_deref().filter(|action| ENDINGS.contains(action)).map(|_| Notice::Ended { container, code })
+    event
+        .action
+        .as_deref()
+        .filter(|action| ENDINGS.contains(action))
+        .map(|_| Notice::Ended { container, code })
 }
 
 #[cfg(test)]

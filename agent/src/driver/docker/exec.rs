@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::pin::Pin;
+use std::time::Duration;
 
 use bollard::exec::{CreateExecOptions, ResizeExecOptions};
 use bollard::models::ExecInspectResponse;
@@ -11,9 +12,13 @@ use tokio::io::AsyncWrite;
 
 use super::Docker;
 use super::engine::{CALL_LIMIT, EngineError};
-pub(crate) use super::hijack::{Channel, Output};
 use super::hijack::{self, Answer};
+pub(crate) use super::hijack::{Channel, Output};
 use crate::replica::spec::ContainerRef;
+
+/// How often one that is just being started is looked at again before it can be killed.
+const START_LOOKS: u32 = 10;
+const LOOK_AFTER: Duration = Duration::from_millis(200);
 
 /// What to run.
 #[derive(Clone, Debug, Default)]
@@ -58,7 +63,11 @@ impl Docker {
     ///
     /// # Errors
     /// See [`ExecError`].
-    pub(crate) async fn exec(&self, container: ContainerRef, spec: ExecSpec) -> Result<ExecSession, ExecError> {
+    pub(crate) async fn exec(
+        &self,
+        container: ContainerRef,
+        spec: ExecSpec,
+    ) -> Result<ExecSession, ExecError> {
         let engine = &self.0.engine;
         let (id, tty) = (container.to_hex(), spec.tty);
         let options = CreateExecOptions {
@@ -70,9 +79,12 @@ impl Docker {
             cmd: Some(spec.command),
             ..CreateExecOptions::<String>::default()
         };
-        let made = engine
-            .call("prepare a command", CALL_LIMIT, |docker| async move { docker.create_exec(&id, options).await })
-            .await;
+        let made =
+            engine
+                .call("prepare a command", CALL_LIMIT, |docker| async move {
+                    docker.create_exec(&id, options).await
+                })
+                .await;
         let id = match made {
             Ok(made) => made.id,
             Err(error) if error.is_not_found() || error.is_conflict() => return Err(ExecError::NotRunning),
@@ -83,9 +95,7 @@ impl Docker {
         let what = "run a command";
         let answer = tokio::time::timeout(CALL_LIMIT, hijack::post(host, &path, &body)).await;
         match answer {
-            Err(_) => {
-                Err(EngineError::TimedOut { host: host.to_string(), what, limit: CALL_LIMIT }.into())
-            }
+            Err(_) => Err(EngineError::TimedOut { host: host.to_string(), what, limit: CALL_LIMIT }.into()),
             Ok(Err(error)) => Err(engine.error(error.into(), what, CALL_LIMIT).into()),
             Ok(Ok(Answer::Refused(409, _))) => Err(ExecError::NotRunning),
             Ok(Ok(Answer::Refused(status, message))) => {
@@ -121,21 +131,29 @@ impl Docker {
 
     /// Kills a command that nobody waits for any more. Only as far as the agent sees its process and may.
     pub(crate) async fn kill_exec(&self, id: &str) {
-        let found = match self.inspect_exec(id).await {
-            Ok(found) if found.running == Some(true) => found,
-            Ok(_) => return,
-            Err(error) => {
-                tracing::warn!(%error, "command in a container may go on");
-                return;
+        let mut looks = 0;
+        let found = loop {
+            match self.inspect_exec(id).await {
+                Ok(found) if found.running == Some(true) => break found,
+                // The Engine hands its session over before it has started it.
+                Ok(found) if found.exit_code.is_none() && looks < START_LOOKS => {}
+                Ok(_) => return,
+                Err(error) => {
+                    tracing::warn!(%error, "command in a container may go on");
+                    return;
+                }
             }
+            looks += 1;
+            tokio::time::sleep(LOOK_AFTER).await;
         };
-        let (Some(pid), Some(container)) = (found.pid.and_then(|pid| i32::try_from(pid).ok()), found.container_id)
+        let (Some(pid), Some(container)) =
+            (found.pid.and_then(|pid| i32::try_from(pid).ok()), found.container_id)
         else {
             return;
         };
         let killing = tokio::task::spawn_blocking(move || kill_in(pid, &container));
         if let Ok(Err(error)) = killing.await {
-            tracing::warn!(%error, container_id = ?found.id, "command in a container may go on");
+            tracing::warn!(%error, exec_id = id, "command in a container may go on");
         }
     }
 

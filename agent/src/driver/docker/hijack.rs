@@ -189,7 +189,8 @@ mod tests {
     #[tokio::test]
     async fn two_streams_come_apart_again() {
         let long = vec![b'x'; 3 * CHUNK];
-        let mut wire = b"\x01\0\0\0\0\0\0\x03out\x02\0\0\0\0\0\0\x00\x02\0\0\0\0\0\0\x03err\x01\0\0\0".to_vec();
+        let mut wire =
+            b"\x01\0\0\0\0\0\0\x03out\x02\0\0\0\0\0\0\x00\x02\0\0\0\0\0\0\x03err\x01\0\0\0".to_vec();
         wire.extend_from_slice(&u32::try_from(long.len()).expect("a length").to_be_bytes());
         wire.extend_from_slice(&long);
         let mut parts = framed(Box::pin(io::Cursor::new(wire)));

@@ -5,8 +5,8 @@ use std::sync::{Mutex, PoisonError};
 
 use bollard::models::CreateImageInfo;
 use bollard::query_parameters::CreateImageOptionsBuilder;
-use futures_util::future::{BoxFuture, FutureExt as _, Shared, WeakShared};
 use futures_util::StreamExt as _;
+use futures_util::future::{BoxFuture, FutureExt as _, Shared, WeakShared};
 
 use super::credentials::{self, Login};
 use super::engine::{CALL_LIMIT, EngineError};
@@ -117,7 +117,10 @@ impl Docker {
                 Err(error) => error,
             };
             if tries == TRIES {
-                return Err(ImageError { message: format!("{}; tried {TRIES} times", error.message), ..error });
+                return Err(ImageError {
+                    message: format!("{}; tried {TRIES} times", error.message),
+                    ..error
+                });
             }
             tracing::warn!(image = reference.whole, error = error.message, tries, "image not pulled");
             progress.say(None, format!("{}; trying again in {} s", error.message, wait.as_secs()));
@@ -141,11 +144,17 @@ impl Docker {
         }
         tracing::info!(image = reference.whole, "image is pulled");
         let registry = credentials::registry_of(&reference.name).to_owned();
-        let login = tokio::task::spawn_blocking(move || credentials::find(&registry)).await.unwrap_or(Login::None);
+        let login =
+            tokio::task::spawn_blocking(move || credentials::find(&registry)).await.unwrap_or(Login::None);
         self.pull(reference, &login, progress).await
     }
 
-    pub(super) async fn pull(&self, reference: &Reference, login: &Login, progress: &Reporter) -> Result<(), ImageError> {
+    pub(super) async fn pull(
+        &self,
+        reference: &Reference,
+        login: &Login,
+        progress: &Reporter,
+    ) -> Result<(), ImageError> {
         let (stall, clock) = (self.0.patience.stall, self.0.clock);
         let fail = |error: EngineError| explain(&error, reference, login);
         let credentials = match login {
@@ -219,7 +228,9 @@ fn explain(error: &EngineError, reference: &Reference, login: &Login) -> ImageEr
             "the disk of the Docker Engine is full ({cause}): make room, for example with docker image prune"
         )),
         Fault::Name => lasting(format!("\"{image}\" is no name of an image ({cause}): check its name")),
-        Fault::Platform => lasting(format!("the image {image} is not made for this kind of machine ({cause})")),
+        Fault::Platform => {
+            lasting(format!("the image {image} is not made for this kind of machine ({cause})"))
+        }
         Fault::Tls => lasting(format!(
             "the certificate of the registry {registry} is not trusted ({cause}): make the Docker Engine trust it"
         )),

@@ -60,8 +60,7 @@ impl ContainerName {
     pub(super) fn text(&self, agent_id: &str) -> String {
         let replica: String =
             self.replica.to_string().chars().filter(char::is_ascii_hexdigit).take(NAME_REPLICA).collect();
-        let agent: String =
-            agent_id.chars().filter(char::is_ascii_alphanumeric).take(NAME_AGENT).collect();
+        let agent: String = agent_id.chars().filter(char::is_ascii_alphanumeric).take(NAME_AGENT).collect();
         format!("nebula-{replica}-{}-{agent}", self.attempt)
     }
 }
@@ -111,9 +110,6 @@ mod tests {
         ] {
             assert!(!other.is_said_by(&labels, false), "{other:?}");
         }
-        assert_eq!(
-            filter(&[(AGENT, "a"), (ATTEMPT, "3")])["label"],
-            ["nebula.agent=a", "nebula.attempt=3"]
-        );
+        assert_eq!(filter(&[(AGENT, "a"), (ATTEMPT, "3")])["label"], ["nebula.agent=a", "nebula.attempt=3"]);
     }
 }

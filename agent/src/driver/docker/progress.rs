@@ -96,13 +96,18 @@ impl Pull {
         (size, self.layers.values().all(|layer| layer.size.is_some() || layer.stage >= Stage::Downloaded))
     }
 
+    /// Nothing is known of what has to come: the Engine first tells of layers that it has already.
+    fn is_unknown(&self) -> bool {
+        self.layers.values().all(|layer| layer.stage == Stage::Done && layer.size.is_none())
+    }
+
     fn count(&self, at_least: Stage) -> usize {
         self.layers.values().filter(|layer| layer.stage >= at_least).count()
     }
 
     /// The share that has come, from 0 to 100.
     pub(super) fn percent(&self) -> Option<f32> {
-        if self.layers.is_empty() {
+        if self.is_unknown() {
             return None;
         }
         let (size, is_all) = self.size();
@@ -120,7 +125,7 @@ impl Pull {
         let all = self.layers.len();
         let (size, is_all) = self.size();
         let mut text = format!("pulling image {image}");
-        if all == 0 {
+        if self.is_unknown() {
             return text;
         }
         if self.count(Stage::Downloaded) == all {
@@ -130,7 +135,11 @@ impl Pull {
         if size > 0 {
             let (unit, name) = unit(size);
             let more = if is_all { "" } else { "more than " };
-            text.push_str(&format!(", {} of {more}{} {name}", in_units(self.got(), unit), in_units(size, unit)));
+            text.push_str(&format!(
+                ", {} of {more}{} {name}",
+                in_units(self.got(), unit),
+                in_units(size, unit)
+            ));
         }
         if let Some(left) = self.left(now) {
             text.push_str(", ");
@@ -228,31 +237,90 @@ mod tests {
             (1, line("a", "Pulling fs layer", None), true, Some(0.0), "pulling image x:1: 0 of 1 layers"),
             (1, line("b", "Pulling fs layer", None), true, Some(0.0), "pulling image x:1: 0 of 2 layers"),
             (1, line("c", "Already exists", None), true, Some(33.0), "pulling image x:1: 1 of 3 layers"),
-            (2_000, line("a", "Downloading", Some((100 * MB, 1_000 * MB))), true, Some(37.0),
-                "pulling image x:1: 1 of 3 layers, 0.1 of more than 1.0 GB"),
-            (4_000, line("a", "Downloading", Some((100 * MB, 1_000 * MB))), false, Some(37.0),
-                "pulling image x:1: 1 of 3 layers, 0.1 of more than 1.0 GB"),
-            (4_500, line("a", "Retrying in 5 seconds", None), false, Some(37.0),
-                "pulling image x:1: 1 of 3 layers, 0.1 of more than 1.0 GB"),
-            (5_000, line("b", "Downloading", Some((0, 200 * MB))), true, Some(8.0),
-                "pulling image x:1: 1 of 3 layers, 0.1 of 1.2 GB, about 1 min left"),
-            (15_000, line("a", "Downloading", Some((200 * MB, 1_000 * MB))), true, Some(17.0),
-                "pulling image x:1: 1 of 3 layers, 0.2 of 1.2 GB, about 1 min left"),
-            (25_000, line("a", "Downloading", Some((210 * MB, 1_000 * MB))), true, Some(18.0),
-                "pulling image x:1: 1 of 3 layers, 0.2 of 1.2 GB, about 2 min left"),
-            (30_000, line("a", "Verifying Checksum", None), true, Some(83.0),
-                "pulling image x:1: 2 of 3 layers, 1.0 of 1.2 GB, less than a minute left"),
-            (31_000, line("b", "Download complete", None), true, Some(100.0),
-                "pulling image x:1: unpacking, 1 of 3 layers"),
-            (32_000, line("a", "Extracting", Some((1, 1_000))), true, Some(100.0),
-                "pulling image x:1: unpacking, 1 of 3 layers"),
-            (33_000, line("a", "Pull complete", None), true, Some(100.0),
-                "pulling image x:1: unpacking, 2 of 3 layers"),
+            (
+                2_000,
+                line("a", "Downloading", Some((100 * MB, 1_000 * MB))),
+                true,
+                Some(37.0),
+                "pulling image x:1: 1 of 3 layers, 0.1 of more than 1.0 GB",
+            ),
+            (
+                4_000,
+                line("a", "Downloading", Some((100 * MB, 1_000 * MB))),
+                false,
+                Some(37.0),
+                "pulling image x:1: 1 of 3 layers, 0.1 of more than 1.0 GB",
+            ),
+            (
+                4_500,
+                line("a", "Retrying in 5 seconds", None),
+                false,
+                Some(37.0),
+                "pulling image x:1: 1 of 3 layers, 0.1 of more than 1.0 GB",
+            ),
+            (
+                5_000,
+                line("b", "Downloading", Some((0, 200 * MB))),
+                true,
+                Some(8.0),
+                "pulling image x:1: 1 of 3 layers, 0.1 of 1.2 GB, less than a minute left",
+            ),
+            (
+                15_000,
+                line("a", "Downloading", Some((200 * MB, 1_000 * MB))),
+                true,
+                Some(17.0),
+                "pulling image x:1: 1 of 3 layers, 0.2 of 1.2 GB, less than a minute left",
+            ),
+            (
+                25_000,
+                line("a", "Downloading", Some((210 * MB, 1_000 * MB))),
+                true,
+                Some(18.0),
+                "pulling image x:1: 1 of 3 layers, 0.2 of 1.2 GB, about 2 min left",
+            ),
+            (
+                30_000,
+                line("a", "Verifying Checksum", None),
+                true,
+                Some(83.0),
+                "pulling image x:1: 2 of 3 layers, 1.0 of 1.2 GB, less than a minute left",
+            ),
+            (
+                31_000,
+                line("b", "Download complete", None),
+                true,
+                Some(100.0),
+                "pulling image x:1: unpacking, 1 of 3 layers",
+            ),
+            (
+                32_000,
+                line("a", "Extracting", Some((1, 1_000))),
+                true,
+                Some(100.0),
+                "pulling image x:1: unpacking, 1 of 3 layers",
+            ),
+            (
+                33_000,
+                line("a", "Pull complete", None),
+                true,
+                Some(100.0),
+                "pulling image x:1: unpacking, 2 of 3 layers",
+            ),
         ];
         for (now, line, moves, percent, text) in steps {
             assert_eq!(pull.take(line, Tick(now)), moves, "{line:?}");
             assert_eq!(words(&pull, now), (percent, text.to_owned()), "{line:?}");
         }
+    }
+
+    #[test]
+    fn layers_that_are_here_already_say_nothing_about_the_others() {
+        let mut pull = Pull::begin(Tick(0));
+        pull.take(line("a", "Already exists", None), Tick(0));
+        assert_eq!((pull.percent(), pull.words("x", Tick(0)).as_str()), (None, "pulling image x"));
+        pull.take(line("b", "Pulling fs layer", None), Tick(0));
+        assert_eq!(pull.words("x", Tick(0)), "pulling image x: 1 of 2 layers");
     }
 
     #[test]

@@ -41,13 +41,13 @@ const SIGNS: [(&str, Fault); 24] = [
     ("incorrect username or password", Fault::Denied),
     ("access to the resource is denied", Fault::Denied),
     ("403 forbidden", Fault::Denied),
+    ("invalid reference format", Fault::Name),
+    ("repository name must", Fault::Name),
+    ("invalid repository name", Fault::Name),
     ("manifest unknown", Fault::NoImage),
     ("name unknown", Fault::NoImage),
     ("repository name not known", Fault::NoImage),
     ("no such image", Fault::NoImage),
-    ("invalid reference format", Fault::Name),
-    ("repository name must", Fault::Name),
-    ("invalid repository name", Fault::Name),
     ("no matching manifest", Fault::Platform),
     ("x509:", Fault::Tls),
     ("server gave http response to https client", Fault::Tls),
@@ -70,11 +70,14 @@ pub(super) fn of_pull(error: &EngineError) -> Fault {
 
 /// What an error of a start means.
 pub(super) fn of_start(error: &EngineError, plan: &ContainerPlan) -> StartError {
-    let EngineError::Answered { status, message } = error else { return StartError::Engine(error.to_string()) };
+    let EngineError::Answered { status, message } = error else {
+        return StartError::Engine(error.to_string());
+    };
     let lower = message.to_ascii_lowercase();
     let says = |sign: &str| lower.contains(sign);
     let port = plan.host_port;
-    if says("port is already allocated") || says("address already in use") || says("ports are not available") {
+    if says("port is already allocated") || says("address already in use") || says("ports are not available")
+    {
         return StartError::PortTaken(format!("port {port} is taken: {message}"));
     }
     if says("could not select device driver") {
@@ -99,14 +102,27 @@ mod tests {
     #[test]
     fn what_a_failed_pull_means() {
         for (status, message, fault) in [
-            (404, "manifest for localhost:5000/x:1 not found: manifest unknown: manifest unknown", Fault::NoImage),
+            (
+                404,
+                "manifest for localhost:5000/x:1 not found: manifest unknown: manifest unknown",
+                Fault::NoImage,
+            ),
             (404, "something of this registry's own", Fault::NoImage),
-            (404, "pull access denied for x, repository does not exist or may require 'docker login'", Fault::Hidden),
+            (
+                404,
+                "pull access denied for x, repository does not exist or may require 'docker login'",
+                Fault::Hidden,
+            ),
             (500, "Head \"http://r/v2/x/manifests/1\": no basic auth credentials", Fault::Denied),
             (500, "unauthorized: authentication required", Fault::Denied),
             (0, "filesystem layer verification failed for digest sha256:00", Fault::Digest),
             (0, "write /var/lib/docker/tmp/GetImageBlob1: no space left on device", Fault::DiskFull),
             (400, "invalid reference format: repository name must be lowercase", Fault::Name),
+            (
+                400,
+                "no such image: X: invalid reference format: repository name must be lowercase",
+                Fault::Name,
+            ),
             (404, "no matching manifest for linux/arm64 in the manifest list entries", Fault::Platform),
             (500, "Get \"https://r/v2/\": x509: certificate signed by unknown authority", Fault::Tls),
             (500, "Get \"http://r/v2/\": dial tcp 127.0.0.1:9: connect: connection refused", Fault::Passing),

@@ -88,9 +88,11 @@ impl Docker {
         if is_known {
             return Ok(None);
         }
-        let version =
-            engine.call("tell its version", CALL_LIMIT, |docker| async move { docker.version().await }).await?;
-        let info = engine.call("describe itself", CALL_LIMIT, |docker| async move { docker.info().await }).await?;
+        let version = engine
+            .call("tell its version", CALL_LIMIT, |docker| async move { docker.version().await })
+            .await?;
+        let info =
+            engine.call("describe itself", CALL_LIMIT, |docker| async move { docker.info().await }).await?;
         let gpus = info.runtimes.is_some_and(|runtimes| runtimes.contains_key(GPU_RUNTIME))
             || programs::find(GPU_HOOK, None).is_some();
         Ok(Some(EngineStatus::Ready {

@@ -66,9 +66,9 @@ impl Tape {
         for piece in pieces {
             let (stream, bytes) = match piece {
                 LogOutput::StdErr { message } => (Stream::Err, message),
-                LogOutput::StdOut { message } | LogOutput::StdIn { message } | LogOutput::Console { message } => {
-                    (Stream::Out, message)
-                }
+                LogOutput::StdOut { message }
+                | LogOutput::StdIn { message }
+                | LogOutput::Console { message } => (Stream::Out, message),
             };
             new.extend_from_slice(self.cursor.take(stream, bytes).unwrap_or_default());
         }

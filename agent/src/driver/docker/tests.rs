@@ -8,5 +8,6 @@ mod life;
 mod output;
 mod pull;
 mod registry;
+mod session;
 mod support;
 mod wire;

@@ -18,7 +18,7 @@ use crate::replica::spec::ContainerRef;
 /// How often the Engine is asked for the exit code of a command that writes no more.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// With this the Engine begins what it writes instead of a program that it cannot start, and so the program ends.
-const NOT_STARTED: &[u8] = b"OCI runtime exec failed";
+const NOT_STARTED: &str = "OCI runtime exec failed";
 const NOT_STARTED_CODES: [i32; 2] = [126, 127];
 /// The most of it that is read, in bytes.
 const NOT_STARTED_MAX: usize = 4 * 1024;
@@ -35,11 +35,11 @@ pub(crate) async fn run_in(
     let mark = Mark::new();
     let env = BTreeMap::from([(mark::NAME.to_owned(), mark.value().to_owned())]);
     let spec = ExecSpec { command: command.words.clone(), tty: command.tty.is_some(), env };
-    let running = docker.exec(container, spec).await.map_err(refused)?;
+    let program = command.words.first().cloned().unwrap_or_default();
+    let running = docker.exec(container, spec).await.map_err(|error| refused(error, &program))?;
     if let Some(window) = command.tty {
         resize(docker, &running.id, window.columns, window.rows).await;
     }
-    let program = command.words.first().cloned().unwrap_or_default();
     let (session, inside) = Session::new();
     let (docker, tty) = (docker.clone(), command.tty.is_some());
     tokio::spawn(async move {
@@ -62,10 +62,14 @@ pub(crate) async fn run_in(
     Ok(session)
 }
 
-fn refused(error: Refused) -> ExecError {
+/// Newer Engines say at once that there is no such program; older ones say it in its place.
+fn refused(error: Refused, program: &str) -> ExecError {
     match error {
         Refused::NotRunning => ExecError::Gone,
-        Refused::Engine(error) => ExecError::Engine(error.to_string()),
+        Refused::Engine(error) => {
+            let said = error.to_string();
+            if said.contains(NOT_STARTED) { not_started(program, &said) } else { ExecError::Engine(said) }
+        }
     }
 }
 
@@ -90,7 +94,7 @@ async fn forward(
             Ok(piece) => piece,
             Err(error) => return Some(Err(ExecError::Engine(format!("the connection broke: {error}")))),
         };
-        if std::mem::take(&mut first) && bytes.starts_with(NOT_STARTED) || !refusal.is_empty() {
+        if std::mem::take(&mut first) && bytes.starts_with(NOT_STARTED.as_bytes()) || !refusal.is_empty() {
             refusal.extend_from_slice(bytes.get(..NOT_STARTED_MAX.min(bytes.len())).unwrap_or_default());
             if refusal.len() <= NOT_STARTED_MAX {
                 continue;

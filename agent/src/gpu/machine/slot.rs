@@ -144,9 +144,11 @@ impl Slot {
         }
         Some(match self.trouble.as_ref()? {
             Trouble::Unread => UNREAD.to_owned(),
-            Trouble::Hung => "the driver does not answer about it, so all GPUs' figures may be old; drain the node \
+            Trouble::Hung => {
+                "the driver does not answer about it, so all GPUs' figures may be old; drain the node \
                               and reboot it"
-                .to_owned(),
+                    .to_owned()
+            }
             Trouble::Lost(Fault(what)) => format!("{what}; {advice}"),
             Trouble::Recovery => format!("the driver wants it recovered; {advice}"),
             Trouble::Unlisted => format!("the driver does not list it any more; {advice}"),

@@ -8,11 +8,11 @@ use reqwest::{Client, RequestBuilder, StatusCode, Url};
 use serde::{Deserialize, Serialize};
 
 use super::Repository;
+use crate::models::Inner;
 use crate::models::download::refusal;
 use crate::models::error::{Kind, ModelError};
 use crate::models::http::{retrying, text};
 use crate::models::transfer::FILES_MAX;
-use crate::models::Inner;
 
 /// The longest answer with a list of files, in bytes.
 const LISTING_MAX: usize = 16 << 20;
@@ -79,9 +79,8 @@ pub(super) async fn listing(inner: &Arc<Inner>, wanted: &Repository) -> Result<L
 }
 
 fn read(answer: &str, what: &str) -> Result<Listing, ModelError> {
-    let strange = |why: &str| {
-        ModelError::network(format!("the hub's answer about {what} is not understood: {why}"))
-    };
+    let strange =
+        |why: &str| ModelError::network(format!("the hub's answer about {what} is not understood: {why}"));
     let info: Info = serde_json::from_str(answer).map_err(|error| strange(&error.to_string()))?;
     if !super::cache::is_commit(&info.sha) {
         return Err(strange("it names no commit"));
@@ -147,7 +146,9 @@ pub(super) fn refused(what: &str, status: StatusCode, headers: &HeaderMap) -> Mo
                  whoever did (HF_TOKEN)"
             ),
         ),
-        (_, "RevisionNotFound") => ModelError::new(Kind::NotFound, format!("{what}: there is no such revision")),
+        (_, "RevisionNotFound") => {
+            ModelError::new(Kind::NotFound, format!("{what}: there is no such revision"))
+        }
         // The hub does not tell strangers what exists.
         (StatusCode::UNAUTHORIZED | StatusCode::NOT_FOUND, _) => {
             let kind = if status == StatusCode::NOT_FOUND { Kind::NotFound } else { Kind::Denied };

@@ -84,11 +84,14 @@ impl S3 {
         let wrong = || {
             ModelError::new(
                 Kind::Invalid,
-                format!("s3://{name} has no address: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL is no http:// address"),
+                format!(
+                    "s3://{name} has no address: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL is no http:// address"
+                ),
             )
         };
         let endpoint: Url = endpoint.parse().map_err(|_| wrong())?;
-        let bucket = Bucket::new(endpoint, style, name.to_owned(), settings.region.clone()).map_err(|_| wrong())?;
+        let bucket =
+            Bucket::new(endpoint, style, name.to_owned(), settings.region.clone()).map_err(|_| wrong())?;
         Ok(Self { inner: Arc::clone(inner), bucket, credentials: settings.credentials.clone() })
     }
 
@@ -134,8 +137,9 @@ impl S3 {
                 text(request, limits.stall, &name, PAGE_MAX, refused)
             })
             .await?;
-            let page = ListObjectsV2::parse_response(&page)
-                .map_err(|error| ModelError::network(format!("the list of {name} is not understood: {error}")))?;
+            let page = ListObjectsV2::parse_response(&page).map_err(|error| {
+                ModelError::network(format!("the list of {name} is not understood: {error}"))
+            })?;
             objects.extend(page.contents.into_iter().map(|found| Object {
                 key: found.key,
                 size: found.size,
@@ -177,7 +181,8 @@ fn check<'a>(header: impl Fn(&str) -> Option<&'a str>, etag: &str) -> Check {
     let kept = |name: &str| STANDARD.decode(header(name)?).ok();
     let is_whole = !header("x-amz-checksum-type").is_some_and(|kind| kind.eq_ignore_ascii_case("composite"));
     let sha256 = || Some(Check::Sha256(kept("x-amz-checksum-sha256")?.try_into().ok()?));
-    let crc = || Some(Check::Crc64Nvme(u64::from_be_bytes(kept("x-amz-checksum-crc64nvme")?.try_into().ok()?)));
+    let crc =
+        || Some(Check::Crc64Nvme(u64::from_be_bytes(kept("x-amz-checksum-crc64nvme")?.try_into().ok()?)));
     if is_whole && let Some(check) = sha256().or_else(crc) {
         return check;
     }
@@ -258,7 +263,10 @@ mod tests {
             ("AWS_ENDPOINT_URL", "http://other"),
             ("AWS_ENDPOINT_URL_S3", "http://minio:9000"),
         ]);
-        assert_eq!((full.region.as_str(), full.endpoint.as_deref()), ("eu-west-1", Some("http://minio:9000")));
+        assert_eq!(
+            (full.region.as_str(), full.endpoint.as_deref()),
+            ("eu-west-1", Some("http://minio:9000"))
+        );
         assert!(full.credentials.is_some());
     }
 }

@@ -19,7 +19,8 @@ async fn files_are_taken_from_inside_the_roots_only() {
     std::fs::write(outside.join("b.gguf"), "b").expect("written");
     symlink(outside.join("b.gguf"), root.join("link.gguf")).expect("linked");
     let world = World::with(StandIn::start().await, |settings| settings.fs_roots = vec![root.clone()]);
-    for (name, is_fine) in [("a.gguf", true), ("none.gguf", false), ("link.gguf", false), ("../outside/b.gguf", false)]
+    for (name, is_fine) in
+        [("a.gguf", true), ("none.gguf", false), ("link.gguf", false), ("../outside/b.gguf", false)]
     {
         let path = root.join(name).display().to_string();
         let found = world.models.find(&path).await;

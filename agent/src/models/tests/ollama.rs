@@ -2,6 +2,7 @@
 
 use nebula_sim::runtime::{Args, start};
 
+use super::stand_in::Fault;
 use super::{World, within};
 use crate::models::{FileStatus, Kind, Pull};
 use crate::progress::Reporter;
@@ -9,7 +10,7 @@ use crate::progress::Reporter;
 const MANIFEST: &str = "{\"status\":\"pulling manifest\"}\n";
 
 async fn load(world: &World, reporter: &Reporter) -> Result<(), crate::models::ModelError> {
-    let loading = world.models.load_into_ollama(world.stand_in.port(), "llama3.2:1b", reporter);
+    let loading = world.models.load_into_ollama(world.stand_in.port(), "llama3.2:1b", "chat", reporter);
     within("loading", loading).await
 }
 
@@ -34,7 +35,11 @@ async fn layers_are_told_and_lines_may_come_in_pieces() {
 async fn what_goes_wrong_is_a_clear_error() {
     let long: &'static str = Box::leak("x".repeat(70_000).into_boxed_str());
     for (pull, kind, part) in [
-        (vec![MANIFEST, "{\"error\":\"pull model manifest: file does not exist\"}\n"], Kind::NotFound, "no such model"),
+        (
+            vec![MANIFEST, "{\"error\":\"pull model manifest: file does not exist\"}\n"],
+            Kind::NotFound,
+            "no such model",
+        ),
         (vec!["{\"error\":\"write /x: no space left on device\"}"], Kind::NoRoom, "no space left"),
         (vec!["{\"error\":\"max retries exceeded: EOF\"}"], Kind::Network, "max retries"),
         (vec![MANIFEST], Kind::Network, "broke off"),
@@ -54,8 +59,10 @@ async fn what_goes_wrong_is_a_clear_error() {
 #[tokio::test]
 async fn progress_reaches_the_reporter() {
     let world = World::new().await;
-    world.stand_in.state().pull =
-        vec!["{\"status\":\"pulling aa\",\"digest\":\"sha256:aa\",\"total\":200,\"completed\":50}\n", "stall"];
+    world.stand_in.state().pull = vec![
+        "{\"status\":\"pulling aa\",\"digest\":\"sha256:aa\",\"total\":200,\"completed\":50}\n",
+        "stall",
+    ];
     let reporter = Reporter::default();
     let mut heard = reporter.subscribe();
     let (error, ()) = tokio::join!(load(&world, &reporter), async {
@@ -67,6 +74,21 @@ async fn progress_reaches_the_reporter() {
 }
 
 #[tokio::test]
+async fn the_model_answers_to_the_name_that_clients_use() {
+    let world = World::new().await;
+    world.stand_in.state().pull = vec!["{\"status\":\"success\"}"];
+    load(&world, &Reporter::default()).await.expect("loaded");
+    assert_eq!(world.stand_in.asked("/api/copy").len(), 1);
+    let reporter = Reporter::default();
+    let mine = world.models.load_into_ollama(world.stand_in.port(), "chat", "chat", &reporter);
+    within("loading", mine).await.expect("loaded");
+    assert_eq!(world.stand_in.asked("/api/copy").len(), 1, "it has that name");
+    world.stand_in.fault("/api/copy", Fault::Status(500));
+    let error = load(&world, &Reporter::default()).await.expect_err("refused");
+    assert!(error.is_retryable() && error.to_string().contains("is to be called chat"), "{error}");
+}
+
+#[tokio::test]
 async fn what_ollama_has_is_not_fetched_again() {
     let world = World::new().await;
     let args = Args { port: Some(0), model: "llama3.2:1b".to_owned(), workers: 1, ..Args::default() };
@@ -74,17 +96,19 @@ async fn what_ollama_has_is_not_fetched_again() {
     let handle = server.handle();
     tokio::spawn(server);
     let reporter = Reporter::default();
-    let has = world.models.load_into_ollama(address.port(), "llama3.2:1b", &reporter);
+    let has = world.models.load_into_ollama(address.port(), "llama3.2:1b", "llama3.2:1b", &reporter);
     within("a look", has).await.expect("it is there");
     // The simulated Ollama pulls what it serves, and knows no other.
-    let pull = |tag: &str| world.models.ollama(Pull { port: address.port(), tag: tag.to_owned() }).expect("begins");
+    let pull =
+        |tag: &str| world.models.ollama(Pull { port: address.port(), tag: tag.to_owned() }).expect("begins");
     let flight = pull("llama3.2:1b");
     within("a pull", flight.outcome()).await.expect("pulled");
     assert!(flight.board().borrow().bytes().0 > 0);
-    let error = within("a pull", pull("other").outcome()).await.expect_err("unknown");
+    let unknown = pull("other");
+    let error = within("a pull", unknown.outcome()).await.expect_err("unknown");
     assert_eq!(error.kind, Kind::NotFound, "{error}");
     handle.stop(false).await;
-    let away = world.models.load_into_ollama(address.port(), "llama3.2:1b", &reporter);
+    let away = world.models.load_into_ollama(address.port(), "llama3.2:1b", "llama3.2:1b", &reporter);
     let error = within("a look", away).await.expect_err("nobody is there");
     assert!(error.is_retryable() && error.to_string().contains("Ollama on port"), "{error}");
 }

@@ -38,7 +38,11 @@ async fn a_prefix_becomes_a_directory_over_all_pages() {
             assert_eq!(std::fs::read(path.join(name)).expect(name), content(size), "{name}");
         }
     }
-    assert_eq!(world.stand_in.asked("GET /bucket/m/a.safetensors").len(), 1, "what is here is not fetched again");
+    assert_eq!(
+        world.stand_in.asked("GET /bucket/m/a.safetensors").len(),
+        1,
+        "what is here is not fetched again"
+    );
     assert!(!world.dir.path().join("s3/bucket/model-2").exists());
 }
 
@@ -56,7 +60,7 @@ async fn an_object_becomes_a_file() {
 #[tokio::test]
 async fn an_object_that_breaks_off_is_gone_on_with() {
     let world = world().await;
-    world.stand_in.fault("m/a.safetensors", Fault::Cut(12_000));
+    world.stand_in.fault("m/a.safetensors", Fault::Stall(12_000));
     let path = fetched(&world.models, "s3://bucket/m").await;
     assert_eq!(std::fs::read(path.join("a.safetensors")).expect("a file"), content(30_000));
     let asked = world.stand_in.asked("GET /bucket/m/a.safetensors");
@@ -85,7 +89,8 @@ async fn wrong_bytes_are_noticed_by_either_checksum() {
         if crc64.is_none() {
             (0..2).for_each(|_| world.stand_in.fault("model-2/x.gguf", Fault::Wrong));
         }
-        let error = fetch(&world.models, RuntimeKind::Vllm, "s3://bucket/model-2/x.gguf").await.expect_err("wrong");
+        let error =
+            fetch(&world.models, RuntimeKind::Vllm, "s3://bucket/model-2/x.gguf").await.expect_err("wrong");
         assert_eq!(error.kind, Kind::Damaged, "{error}");
     }
 }

@@ -1,5 +1,6 @@
 //! One server that plays the hub (`/api/models/…`, `/…/resolve/…`), the network in front of it (`/cdn/…`), S3 (one
-//! bucket, `/bucket/…`) and Ollama (`/api/show`, `/api/pull`), and notes what it is asked.
+//! bucket, `/bucket/…`) and Ollama (`/api/show`, `/api/pull`, `/api/copy`), and notes what it is
+//! asked.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -80,13 +81,12 @@ impl StandIn {
     pub(super) async fn start() -> Self {
         let state = Arc::new(Mutex::new(State::default()));
         let data = web::Data::from(Arc::clone(&state));
-        let server = HttpServer::new(move || {
-            App::new().app_data(data.clone()).default_service(web::to(answer))
-        })
-        .workers(1)
-        .disable_signals()
-        .bind(("127.0.0.1", 0))
-        .expect("a port");
+        let server =
+            HttpServer::new(move || App::new().app_data(data.clone()).default_service(web::to(answer)))
+                .workers(1)
+                .disable_signals()
+                .bind(("127.0.0.1", 0))
+                .expect("a port");
         let port = server.addrs().first().expect("an address").port();
         state.lock().expect("a lock").port = port;
         let server = server.run();
@@ -155,7 +155,8 @@ fn hex(bytes: &[u8]) -> String {
 
 async fn answer(request: HttpRequest, state: web::Data<Mutex<State>>) -> HttpResponse {
     let mut state = state.lock().expect("a lock");
-    let header = |name: &str| request.headers().get(name).map(|value| value.to_str().expect("text").to_owned());
+    let header =
+        |name: &str| request.headers().get(name).map(|value| value.to_str().expect("text").to_owned());
     let path = request.path().to_owned();
     state.seen.push(Seen {
         line: format!("{} {path}", request.method()),
@@ -181,6 +182,9 @@ async fn answer(request: HttpRequest, state: web::Data<Mutex<State>>) -> HttpRes
         let name = path.rsplit('/').next().unwrap_or_default().to_owned();
         state.faults.entry(name).or_default().push_front(fault);
     }
+    if path == "/api/copy" {
+        return HttpResponse::Ok().finish();
+    }
     if path.starts_with("/api/models/") {
         return state.list();
     }
@@ -189,7 +193,9 @@ async fn answer(request: HttpRequest, state: web::Data<Mutex<State>>) -> HttpRes
             Some((_, true)) => {
                 // Another name of this machine is another host.
                 let port = state.port;
-                HttpResponse::Found().insert_header(("location", format!("http://localhost:{port}/cdn/{name}"))).finish()
+                HttpResponse::Found()
+                    .insert_header(("location", format!("http://localhost:{port}/cdn/{name}")))
+                    .finish()
             }
             Some((content, false)) => HttpResponse::Ok().body(content.clone()),
             None => HttpResponse::NotFound().finish(),

@@ -151,7 +151,7 @@ impl Machine {
             });
         }
         let delay = human(self.backoff());
-        self.note("exited", format!("the runtime {phrase}; it starts again in {delay}"));
+        self.note("exited", format!("attempt {attempt}: the runtime {phrase}; it starts again in {delay}"));
         let follow = self.enter(Phase::BackingOff);
         self.finish(follow)
     }

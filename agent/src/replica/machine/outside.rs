@@ -38,6 +38,10 @@ impl Machine {
     }
 
     pub(super) fn on_spawned(&mut self, attempt: u32, instance: Instance) -> Vec<Effect> {
+        if self.state.phase.instance() == Some(instance) {
+            // It was found before this was heard.
+            return Vec::new();
+        }
         let Phase::Spawning { stale } = self.state.phase else {
             return vec![Effect::Signal { instance, signal: Signal::Kill }];
         };
@@ -163,12 +167,7 @@ impl Machine {
         self.finish(follow)
     }
 
-    pub(super) fn on_broken(
-        &mut self,
-        attempt: u32,
-        reason: FailureReason,
-        message: String,
-    ) -> Vec<Effect> {
+    pub(super) fn on_broken(&mut self, attempt: u32, reason: FailureReason, message: String) -> Vec<Effect> {
         let (Phase::Starting { instance } | Phase::Running { instance } | Phase::Hung { instance, .. }) =
             self.state.phase
         else {

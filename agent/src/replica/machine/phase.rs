@@ -50,10 +50,7 @@ impl Phase {
 
     /// Whether a timer runs in it.
     pub(super) fn has_timer(&self) -> bool {
-        matches!(
-            self,
-            Self::Starting { .. } | Self::Hung { .. } | Self::BackingOff | Self::Killing { .. }
-        )
+        matches!(self, Self::Starting { .. } | Self::Hung { .. } | Self::BackingOff | Self::Killing { .. })
     }
 
     /// Whether the runtime is asked in it.

@@ -29,7 +29,9 @@ enum Act {
     /// The agent dies before the `n`-th effect of the next step, and a new one starts.
     Die(usize),
     /// The next process cannot be made; with `port`, because its port is taken.
-    NoSpawn { port: bool },
+    NoSpawn {
+        port: bool,
+    },
     /// The next one is a container, of whose making the answer comes later.
     Container,
     /// The Engine goes away and takes it along, if it is a container.
@@ -288,11 +290,12 @@ impl World {
         let Some(instance) = self.alive.take() else { return };
         let restarts = self.machine.state().recent_crashes;
         if let Some(attempt) = self.watched.take() {
-            let blameless = ended.blameless;
+            // An agent that dies over it leaves nobody who knows why it ended.
+            let blameless = ended.blameless && self.die_before.is_none();
             let hung = matches!(&self.machine.state().phase, Phase::Killing { failure: Some(failure), .. }
                 if failure.reason == FailureReason::Unresponsive);
             self.send(Event::Exited { attempt, ended });
-            if blameless && !hung || self.ended_by_us.contains(&number(instance)) && !hung {
+            if !hung && (blameless || self.ended_by_us.contains(&number(instance))) {
                 assert!(self.machine.state().recent_crashes <= restarts, "blamed for what we did");
             }
         }

@@ -430,14 +430,24 @@ fn what_runs_is_kept_by_the_next_agent() {
             "persist(started), route(false), watch(1), probe(1), timer(900s), report",
             Status::Starting,
         ),
-        (running(), gone(), "persist(exited), stop_probe, route(false), timer(10s), report", Status::Starting),
+        (
+            running(),
+            gone(),
+            "persist(exited), stop_probe, route(false), timer(10s), report",
+            Status::Starting,
+        ),
         (
             starting(),
             gone(),
             "persist(failed), stop_probe, cancel_timer, route(false), report",
             Status::Failed,
         ),
-        (running(), Found::Rebooted, "persist(), stop_probe, route(false), prepare(2), report", Status::Preparing),
+        (
+            running(),
+            Found::Rebooted,
+            "persist(), stop_probe, route(false), prepare(2), report",
+            Status::Preparing,
+        ),
         (
             vec![start(5), Event::Prepared { attempt: 1, port: 1 }],
             alive(),

@@ -73,7 +73,9 @@ impl Machine {
                 let limit = nebula_core::duration::human(self.policy.hung_max);
                 (Status::Starting, format!("{message}; after {limit} of that it is started again"), 0)
             }
-            Phase::Killing { failure: Some(failure), .. } if failure.reason == FailureReason::Unresponsive => {
+            Phase::Killing { failure: Some(failure), .. }
+                if failure.reason == FailureReason::Unresponsive =>
+            {
                 (Status::Starting, format!("{}; it is ended and starts again", failure.message), 0)
             }
             Phase::Killing { failure: Some(failure), .. } => {
@@ -96,6 +98,17 @@ impl Machine {
         let (generation, port, instance) = (state.generation, state.port, state.phase.instance());
         let (attempt, restarts) = (state.attempt, state.restarts);
         let is_beginning = matches!(state.phase, Phase::Preparing | Phase::Spawning { .. });
-        Some(View { status, is_beginning, generation, port, instance, attempt, restarts, message, exit_code, out_of_memory: state.out_of_memory })
+        Some(View {
+            status,
+            is_beginning,
+            generation,
+            port,
+            instance,
+            attempt,
+            restarts,
+            message,
+            exit_code,
+            out_of_memory: state.out_of_memory,
+        })
     }
 }

@@ -26,6 +26,9 @@ pub(super) const RETRY_FIRST: Duration = Duration::from_secs(10);
 /// How long an Engine that hangs is waited for.
 const ENGINE_WAIT: Duration = Duration::from_secs(15 * 60);
 
+/// How long an agent that has just started may take to learn its GPUs.
+const GPUS_WAIT: Duration = Duration::from_secs(30);
+
 /// What one attempt needs, as it was found.
 #[derive(Clone, Debug)]
 pub(super) struct Ready {
@@ -132,6 +135,7 @@ impl Preparation {
     }
 
     async fn once(&self) -> Result<Ready, Unprepared> {
+        self.reporter.clear();
         let port = self.claim().await?;
         let driver = self.driver().await?;
         let gpu_uuids = self.gpus().await?;
@@ -199,6 +203,7 @@ impl Preparation {
         if self.spec.gpu_devices.is_empty() {
             return Ok(Vec::new());
         }
+        self.shared.gpus.first_look(GPUS_WAIT).await;
         self.shared.gpus.resolve(&self.spec.gpu_devices).map_err(Unprepared::gpu)
     }
 

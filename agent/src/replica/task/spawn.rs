@@ -151,8 +151,7 @@ impl Making {
         let looking = tokio::task::spawn_blocking(move || {
             logs.begin(ready.attempt).map_err(|error| format!("its log cannot be made: {error}"))?;
             let model = ready.local_model.as_deref();
-            let plan =
-                runtimes::container_plan(&spec, ready.port, &shared.tools, &ready.gpu_uuids, model);
+            let plan = runtimes::container_plan(&spec, ready.port, &shared.tools, &ready.gpu_uuids, model);
             plan.map_err(|error| error.to_string())
         });
         let plan = looking.await.unwrap_or_else(|_| Err("the agent failed while it looked".to_owned()));

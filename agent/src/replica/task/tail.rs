@@ -37,8 +37,15 @@ impl Tail {
             if from > at {
                 part.clear();
             }
-            let (bytes, next) = log.read(from, READ_MAX).unwrap_or_else(|_| (Vec::new(), from));
-            part.extend_from_slice(&bytes);
+            let mut next = from;
+            // What is read at once lies in one of the log's two files.
+            while next - from < READ_MAX
+                && let Ok((bytes, after)) = log.read(next, READ_MAX)
+                && !bytes.is_empty()
+            {
+                part.extend_from_slice(&bytes);
+                next = after;
+            }
             let said = newest(&mut part, says);
             (said, next, part)
         });

@@ -1,14 +1,13 @@
 //! Following what runs: its end, its health, its progress, its GPUs.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use nebula_core::duration::human;
 use nebula_core::ids::ReplicaId;
 use tokio::sync::mpsc;
 
 use super::prepare::{RETRY_FIRST, TRIES, without};
-use super::{News, Task, tail};
+use super::{News, Task, guard, tail};
 use crate::driver::logs::Log;
 use crate::gpu::Gpus;
 use crate::progress::Reporter;
@@ -17,11 +16,6 @@ use crate::replica::machine::{Event, FailureReason};
 use crate::replica::manager::Inner;
 use crate::replica::spec::{Instance, Spec};
 use crate::runtimes;
-
-/// Between two questions to a runtime that is healthy.
-const GUARD_EVERY: Duration = Duration::from_secs(5);
-/// So many questions in a row without an answer, and it counts as hung.
-const SILENT_MAX: u32 = 3;
 
 /// What is needed to follow an attempt.
 struct Following {
@@ -120,7 +114,8 @@ impl Following {
         let mut wait = RETRY_FIRST;
         let mut tries = 1;
         loop {
-            let loading = self.shared.models.load_into_ollama(self.port, &tag, &self.reporter);
+            let name = &self.spec.served_name;
+            let loading = self.shared.models.load_into_ollama(self.port, &tag, name, &self.reporter);
             let Err(error) = loading.await else { return Ok(()) };
             let message = without("model: ", error.to_string());
             if !error.is_retryable() {
@@ -159,27 +154,15 @@ impl Following {
     /// Tells when it answers nothing any more, and when it does again. Never resolves.
     async fn guard(&self) -> Event {
         let attempt = self.attempt;
-        let mut silent = 0;
-        loop {
-            tokio::time::sleep(GUARD_EVERY).await;
-            let path = runtimes::health(self.spec.runtime).path;
-            match health::answers(self.port, path).await {
-                Ok(()) => {
-                    if silent >= SILENT_MAX {
-                        self.tell(Event::Answering { attempt }).await;
-                    }
-                    silent = 0;
-                }
-                Err(silence) => {
-                    silent += 1;
-                    tracing::debug!(replica_id = %self.replica, silent, %silence, "runtime does not answer");
-                    if silent == SILENT_MAX {
-                        let message = format!("the runtime does not answer any more: {silence}");
-                        self.tell(Event::Silent { attempt, message }).await;
-                    }
-                }
-            }
-        }
+        let path = runtimes::health(self.spec.runtime).path;
+        let tell = |news| {
+            self.tell(match news {
+                guard::News::Silent(message) => Event::Silent { attempt, message },
+                guard::News::Answering => Event::Answering { attempt },
+            })
+        };
+        guard::guard(self.port, path, guard::ASK_EVERY, tell).await;
+        std::future::pending().await
     }
 
     /// Resolves when a GPU that it uses is not usable any more.

@@ -5,6 +5,7 @@ use actix_web::web::{Bytes, Data, Path, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use futures_util::{StreamExt as _, stream};
 use serde_json::{Map, Value, json};
 
 use super::State;
@@ -95,16 +96,38 @@ pub(super) async fn ps(state: Data<State>) -> HttpResponse {
 
 /// `POST /api/show`.
 pub(super) async fn show(request: HttpRequest, payload: Payload, state: Data<State>) -> HttpResponse {
-    let shown = match read(payload).await {
-        Ok(body) => Plan::read(&state.args, |name| request.headers().get(name)?.to_str().ok())
-            .map_err(|message| ApiError::invalid(None, message))
-            .and_then(|plan| ollama::show(&body, &context(&state, plan))),
+    let shown = match asked(&request, payload, &state).await {
+        Ok((body, plan)) => ollama::show(&body, &context(&state, plan)),
         Err(error) => Err(error),
     };
     match shown {
         Ok(body) => serve::json(body),
         Err(error) => error_response(Api::Ollama, &error),
     }
+}
+
+/// `POST /api/pull`: its lines come at the pace of tokens.
+pub(super) async fn pull(request: HttpRequest, payload: Payload, state: Data<State>) -> HttpResponse {
+    let lines = match asked(&request, payload, &state).await {
+        Ok((body, plan)) => ollama::pull(&body, &context(&state, plan)).map(|lines| (lines, plan)),
+        Err(error) => Err(error),
+    };
+    let (lines, plan) = match lines {
+        Ok(lines) => lines,
+        Err(error) => return error_response(Api::Ollama, &error),
+    };
+    let paced = stream::iter(lines).then(move |line| async move {
+        tokio::time::sleep(plan.token_interval).await;
+        Ok::<_, actix_web::Error>(line)
+    });
+    HttpResponse::Ok().insert_header((CONTENT_TYPE, "application/x-ndjson")).streaming(Box::pin(paced))
+}
+
+/// A request's body, and what it says of how it is to be answered.
+async fn asked(request: &HttpRequest, payload: Payload, state: &State) -> Result<(Bytes, Plan), ApiError> {
+    let body = read(payload).await?;
+    let plan = Plan::read(&state.args, |name| request.headers().get(name)?.to_str().ok());
+    plan.map(|plan| (body, plan)).map_err(|message| ApiError::invalid(None, message))
 }
 
 /// Any other path.

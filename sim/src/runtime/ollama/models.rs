@@ -63,6 +63,44 @@ pub(crate) fn show(body: &[u8], context: &Context<'_>) -> Result<Bytes, ApiError
     Ok(Bytes::from(show.to_string()))
 }
 
+#[derive(Deserialize)]
+struct PullRequest {
+    /// Streams unless told not to.
+    stream: Option<bool>,
+}
+
+/// Steps in which the made-up model pretends to come.
+const PULL_STEPS: u64 = 10;
+
+/// `POST /api/pull`: what is said, line by line, as if the model that is served were fetched. There is no other.
+pub(crate) fn pull(body: &[u8], context: &Context<'_>) -> Result<Vec<Bytes>, ApiError> {
+    let line = |value: Value| Bytes::from(format!("{value}\n"));
+    let PullRequest { stream } = match read(body, Api::Ollama, context) {
+        Ok(request) => request,
+        Err(error) if error.status == 404 => {
+            let error = "pull model manifest: file does not exist";
+            return Ok(vec![line(json!({ "status": "pulling manifest" })), line(json!({ "error": error }))]);
+        }
+        Err(error) => return Err(error),
+    };
+    let end = line(json!({ "status": "success" }));
+    if stream == Some(false) {
+        return Ok(vec![end]);
+    }
+    let digest = format!("sha256:{}", digest());
+    let steps = (0..=PULL_STEPS).map(|step| {
+        let completed = SIZE / PULL_STEPS * step + if step == PULL_STEPS { SIZE % PULL_STEPS } else { 0 };
+        line(json!({
+            "status": format!("pulling {}", digest.chars().take(19).collect::<String>()), "digest": digest,
+            "total": SIZE, "completed": completed,
+        }))
+    });
+    let begin = line(json!({ "status": "pulling manifest" }));
+    let check =
+        ["verifying sha256 digest", "writing manifest"].map(|status| line(json!({ "status": status })));
+    Ok([begin].into_iter().chain(steps).chain(check).chain([end]).collect())
+}
+
 fn digest() -> String {
     "0".repeat(64)
 }
@@ -92,6 +130,25 @@ mod tests {
         );
         assert_eq!(value(&ps("a", false))["models"], json!([]));
         assert_eq!(value(&ps("a", true))["models"][0]["name"], "a");
+    }
+
+    #[test]
+    fn a_pull_ends_with_the_whole_model_or_with_an_error() {
+        let lines = |body: &str| -> Vec<Value> {
+            pull(body.as_bytes(), &context()).expect("lines").iter().map(value).collect()
+        };
+        let said = lines(r#"{"model":"demo"}"#);
+        let (first, last) = (&said[1], &said[11]);
+        assert_eq!((&first["completed"], &last["completed"]), (&json!(0), &json!(SIZE)));
+        assert!(first["digest"].as_str().is_some_and(|digest| digest.starts_with("sha256:")));
+        assert_eq!(said.last(), Some(&json!({ "status": "success" })));
+        assert_eq!(lines(r#"{"model":"demo","stream":false}"#), [json!({ "status": "success" })]);
+        assert!(
+            lines(r#"{"model":"other"}"#)[1]["error"]
+                .as_str()
+                .is_some_and(|error| error.contains("not exist"))
+        );
+        assert_eq!(pull(b"{}", &context()).map_err(|error| error.status), Err(400));
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! A store that was put back from an older copy, and nodes that know better.
 
-use super::fixtures::{deployment, facts, intend, replica, reported, running, sent, started};
+use super::fixtures::{
+    deployment, facts, intend, node_id, pending, replica, replica_id, reported, running, sent, started,
+};
 use super::*;
 use crate::domain::report::ReportedStatus;
 
@@ -109,4 +111,19 @@ fn a_stranger_is_dismissed_once_for_each_report_that_has_it() {
     assert_eq!(sent(&machine.step(with_stranger(1))).len(), 1);
     assert_eq!(sent(&machine.step(with_stranger(1))).len(), 0, "the same report, looked at again");
     assert_eq!(sent(&machine.step(with_stranger(2))).len(), 1, "it is still there");
+}
+
+#[test]
+fn a_node_may_have_what_has_its_place_there_or_is_to_get_one() {
+    for (what, desired, replica, node, expected) in [
+        ("it is placed there", Desired::Running, running(0, "a"), "a", true),
+        ("it is placed there and to stop", Desired::Stopped, running(0, "a"), "a", true),
+        ("it is placed elsewhere", Desired::Running, running(0, "a"), "b", false),
+        ("it is to be placed", Desired::Running, pending(0), "a", true),
+        ("it is not to be placed", Desired::Stopped, pending(0), "a", false),
+        ("it is another one", Desired::Running, running(1, "a"), "a", false),
+    ] {
+        let dep = Deployment { desired, ..deployment(vec![replica]) };
+        assert_eq!(dep.expects(replica_id(0), &node_id(node)), expected, "{what}");
+    }
 }

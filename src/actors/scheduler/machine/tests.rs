@@ -109,6 +109,20 @@ fn whoever_waits_is_woken_when_something_changes() {
 }
 
 #[test]
+fn a_gpu_that_is_not_offered_any_more_is_not_given_out_until_it_is_again() {
+    let whole = node("n", &[("A100", 40), ("A100", 40)], 8);
+    let mut less = whole.clone();
+    less.node.capabilities.gpus.remove(0);
+    let mut machine = machine(vec![whole.clone()]);
+    machine.node_changed(less);
+    assert_eq!(place(&mut machine, &request(1)), Ok(("n".to_owned(), vec![1])));
+    let second = request(1);
+    place(&mut machine, &second).expect_err("the other GPU is taken");
+    assert_eq!(machine.node_changed(whole), BTreeSet::from([second.deployment]));
+    assert_eq!(place(&mut machine, &second), Ok(("n".to_owned(), vec![0])));
+}
+
+#[test]
 fn only_what_a_deployment_says_it_holds_stays_reserved() {
     let mut machine = machine(vec![node("n", &[("A100", 40), ("A100", 40)], 8)]);
     let kept = request(1);

@@ -77,7 +77,7 @@ async fn one_that_outlives_the_engines_absence_goes_on() {
         until("its stream breaks", async || (docker.outages() > 0).then_some(())).await;
         wire.set(State::Open);
         until("the engine is back", async || docker.status().is_ready().then_some(())).await;
-        docker.signal(container, crate::replica::machine::Signal::Term).await;
+        world.docker.signal(container, crate::replica::machine::Signal::Term).await;
     };
     let watching = docker.watch(container, name.replica, Arc::clone(&log));
     let both = async { tokio::join!(watching, ending).0 };

@@ -39,7 +39,8 @@ async fn a_command_reads_writes_and_ends() {
     session.input.write_all(b"asked\n").await.expect("it reads");
     session.input.shutdown().await.expect("it sees the end");
     assert_eq!(read(&mut session).await, (b"me\nasked\n".to_vec(), b"wrong\n".to_vec()));
-    let code = until("its code", async || world.docker.exec_exit_code(&session.id).await.expect("an answer")).await;
+    let code =
+        until("its code", async || world.docker.exec_exit_code(&session.id).await.expect("an answer")).await;
     assert_eq!(code, 9);
 }
 
@@ -68,7 +69,9 @@ async fn what_cannot_be_run_is_told() {
             let (out, err) = read(&mut session).await;
             let text = String::from_utf8_lossy(&[out, err].concat()).into_owned();
             assert!(text.contains("/bin/nothing"), "{text}");
-            let code = until("its code", async || world.docker.exec_exit_code(&session.id).await.expect("an answer"));
+            let code = until("its code", async || {
+                world.docker.exec_exit_code(&session.id).await.expect("an answer")
+            });
             assert!(matches!(code.await, 126 | 127));
         }
         // Newer Engines say so beforehand.
@@ -85,7 +88,10 @@ async fn what_cannot_be_run_is_told() {
 async fn a_command_that_nobody_waits_for_is_killed() {
     let Some(world) = World::new().await else { return };
     let (container, _) = world.start("exec sleep 100").await;
-    let session = world.docker.exec(container, shell("exec sleep 77", false)).await.expect("it starts");
+    let mut session =
+        world.docker.exec(container, shell("echo up; exec sleep 77", false)).await.expect("it starts");
+    let first = session.output.next().await.expect("output").expect("bytes");
+    assert_eq!(first, (Channel::Out, "up\n".into()));
     let id = session.id.clone();
     drop(session);
     assert_eq!(world.docker.exec_exit_code(&id).await, Ok(None));

@@ -41,7 +41,10 @@ async fn a_container_is_confined_and_says_whose_it_is() {
     }
     let host = found.host_config.expect("a host configuration");
     assert_eq!(host.privileged, Some(false));
-    assert_eq!((host.pids_limit, host.memory, host.memory_swap), (Some(4096), Some(64 << 20), Some(64 << 20)));
+    assert_eq!(
+        (host.pids_limit, host.memory, host.memory_swap),
+        (Some(4096), Some(64 << 20), Some(64 << 20))
+    );
     assert_eq!(host.shm_size, Some(32 << 20));
     let ports = host.port_bindings.expect("ports");
     let binding = ports["8000/tcp"].as_ref().expect("a binding").first().expect("a binding");
@@ -54,9 +57,12 @@ async fn a_container_is_confined_and_says_whose_it_is() {
         let words = log.last_words(200, 64 << 10);
         words.ends_with("hello there").then_some(words)
     });
-    let words = tokio::select! { words = reading => words, ended = watching => panic!("it ended: {ended:?}") };
+    let words =
+        tokio::select! { words = reading => words, ended = watching => panic!("it ended: {ended:?}") };
     assert!(words.starts_with("weights"), "{words}");
-    let of = |name: &str| words.lines().find_map(|line| line.strip_prefix(name)).expect("a line").trim().to_owned();
+    let of = |name: &str| {
+        words.lines().find_map(|line| line.strip_prefix(name)).expect("a line").trim().to_owned()
+    };
     // Bit 23 is SYS_NICE; root in there has nothing else.
     assert_eq!(of("CapBnd:"), "0000000000800000");
     assert_eq!(of("NoNewPrivs:"), "1");
@@ -84,8 +90,7 @@ async fn what_cannot_be_started_is_refused_and_nothing_stays() {
     let mut no_image = world.plan("");
     no_image.image = "nebtest-h1-nothing".to_owned();
     let mut no_mount = world.plan("");
-    no_mount.mounts =
-        vec![Mount { host: "/nowhere/x".into(), container: "/x".to_owned(), read_only: true }];
+    no_mount.mounts = vec![Mount { host: "/nowhere/x".into(), container: "/x".to_owned(), read_only: true }];
     let mut no_gpu = world.plan("sleep 100");
     no_gpu.gpu_uuids = vec!["GPU-00000000-0000-0000-0000-000000000000".to_owned()];
     for (plan, word) in [

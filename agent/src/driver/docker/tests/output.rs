@@ -21,7 +21,8 @@ async fn a_stream_that_breaks_loses_and_doubles_nothing() {
     let log = world.log();
     let mut watching = Box::pin(docker.watch(container, name.replica, Arc::clone(&log)));
     for at in [50, 120, 200] {
-        let reached = until("some output", async || numbers(&log).last().filter(|last| **last >= at).copied());
+        let reached =
+            until("some output", async || numbers(&log).last().filter(|last| **last >= at).copied());
         tokio::select! { _ = reached => {}, ended = &mut watching => panic!("it ended: {ended:?}") }
         wire.set(State::Gone);
         tokio::select! {

@@ -3,13 +3,11 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bollard::auth::DockerCredentials;
-
 use super::super::credentials::Login;
 use super::super::engine::Host;
 use super::super::image::Reference;
 use super::super::{Docker, Patience};
-use super::registry::Registry;
+use super::registry::{Registry, login};
 use super::support::{PATIENCE, World, driver, until};
 use super::wire::{State, Wire};
 use crate::progress::{Progress, Reporter};
@@ -29,7 +27,8 @@ async fn pull(docker: &Docker, image: &str) -> (Result<(), String>, Vec<Progress
         std::future::pending::<()>().await;
     };
     let pulling = tokio::time::timeout(2 * PATIENCE, docker.ensure_image(image, &reporter));
-    let result = tokio::select! { result = pulling => result.expect("it ends"), () = listening => unreachable!() };
+    let result =
+        tokio::select! { result = pulling => result.expect("it ends"), () = listening => unreachable!() };
     assert_eq!(reporter.newest(), Progress::default(), "nothing is under way any more");
     let words = words.lock().expect("a lock").clone();
     (result.map_err(|error| error.to_string()), words)
@@ -87,14 +86,8 @@ async fn a_registry_that_wants_a_login_says_so() {
     assert!(error.starts_with(&format!("image_pull: the registry refused {image} (")), "{error}");
     let hint = format!("log in with docker login {} as the agent's user", registry.address);
     assert!(error.ends_with(&hint), "{error}");
-    let login = DockerCredentials {
-        username: Some("me".to_owned()),
-        // In the wrong alphabet these would not reach the registry.
-        password: Some("~~~???>>>".to_owned()),
-        ..DockerCredentials::default()
-    };
     let reference = Reference::parse(&image).expect("a name");
-    let pulled = world.docker.pull(&reference, &Login::Known(login), &Reporter::default()).await;
+    let pulled = world.docker.pull(&reference, &Login::Known(login()), &Reporter::default()).await;
     assert_eq!(pulled, Ok(()));
     registry.forget(&world, &image).await;
 }
@@ -153,7 +146,18 @@ async fn a_pull_that_nobody_waits_for_ends() {
     let pulling = tokio::spawn(async move { pull(&docker, &image).await });
     until("some bytes", async || (wire.passed() > 400_000).then_some(())).await;
     pulling.abort();
-    until("it ends", async || world.docker.0.flights.lock().expect("a lock").values().all(|flight| !flight.is_wanted()).then_some(())).await;
+    until("it ends", async || {
+        world
+            .docker
+            .0
+            .flights
+            .lock()
+            .expect("a lock")
+            .values()
+            .all(|flight| !flight.is_wanted())
+            .then_some(())
+    })
+    .await;
     let mut last = wire.passed();
     until("nothing comes any more", async || {
         tokio::time::sleep(Duration::from_secs(1)).await;

@@ -37,7 +37,8 @@ impl World {
         let agent_id = uuid::Uuid::new_v4().simple().to_string();
         let docker = driver(&agent_id, None, Patience::default());
         let engine = &docker.0.engine;
-        if let Err(error) = engine.call("answer", PATIENCE, |docker| async move { docker.ping().await }).await {
+        if let Err(error) = engine.call("answer", PATIENCE, |docker| async move { docker.ping().await }).await
+        {
             eprintln!("skipped: this needs a Docker Engine: {error}");
             return None;
         }
@@ -57,11 +58,13 @@ impl World {
         }
         let tar = Command::new("tar").arg("-C").arg(&root).args(["-c", "."]).output().expect("tar runs");
         assert!(tar.status.success(), "{}", String::from_utf8_lossy(&tar.stderr));
-        let (name, tag) = name.rsplit_once(':').filter(|(_, tag)| !tag.contains('/')).unwrap_or((name, "latest"));
+        let (name, tag) =
+            name.rsplit_once(':').filter(|(_, tag)| !tag.contains('/')).unwrap_or((name, "latest"));
         let options = CreateImageOptionsBuilder::default().from_src("-").repo(name).tag(tag).build();
         let client = self.docker.0.engine.client(PATIENCE).expect("a client");
         let body = bollard::body_full(tar.stdout.into());
-        let lines: Result<Vec<_>, _> = client.create_image(Some(options), Some(body), None).try_collect().await;
+        let lines: Result<Vec<_>, _> =
+            client.create_image(Some(options), Some(body), None).try_collect().await;
         lines.expect("the image is imported");
     }
 
@@ -137,7 +140,8 @@ impl Drop for World {
         let docker = self.again(None);
         let image = self.image.clone();
         let cleaning = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async {
                 docker.remove_strays(|_| false).await;
                 let client = docker.0.engine.client(PATIENCE).expect("a client");
@@ -150,12 +154,8 @@ impl Drop for World {
 }
 
 pub(super) fn driver(agent_id: &str, host: Option<String>, patience: Patience) -> Docker {
-    let settings = Settings {
-        host,
-        agent_id: agent_id.to_owned(),
-        memory_limit: Some(64 << 20),
-        clock: Clock::start(),
-    };
+    let settings =
+        Settings { host, agent_id: agent_id.to_owned(), memory_limit: Some(64 << 20), clock: Clock::start() };
     Docker::with_patience(settings, patience).expect("an address")
 }
 
@@ -181,7 +181,10 @@ pub(super) async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T
 fn fill(root: &Path) {
     std::fs::create_dir_all(root.join("bin")).expect("a directory");
     for program in PROGRAMS {
-        let path = ["/bin", "/usr/bin"].map(|dir| Path::new(dir).join(program)).into_iter().find(|path| path.exists());
+        let path = ["/bin", "/usr/bin"]
+            .map(|dir| Path::new(dir).join(program))
+            .into_iter()
+            .find(|path| path.exists());
         let path = path.unwrap_or_else(|| panic!("{program} is on this machine"));
         std::fs::copy(&path, root.join("bin").join(program)).expect("a copy");
         let needed = Command::new("ldd").arg(&path).output().expect("ldd runs").stdout;

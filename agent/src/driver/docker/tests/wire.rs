@@ -71,11 +71,12 @@ async fn serve(
             Some(bound) => bound,
             None => TcpListener::bind(address).await.expect("the port is free again"),
         };
+        let shown = state.clone();
         loop {
             tokio::select! {
                 accepted = bound.accept() => {
                     let (caller, _) = accepted.expect("a caller");
-                    calls.spawn(join(caller, target.clone(), state.clone(), Arc::clone(&passed)));
+                    calls.spawn(join(caller, target.clone(), shown.clone(), Arc::clone(&passed)));
                 }
                 gone = state.wait_for(|state| *state == State::Gone) => match gone {
                     Ok(_) => break,
@@ -96,11 +97,17 @@ async fn join(caller: TcpStream, target: Host, state: watch::Receiver<State>, pa
     match target {
         Host::Unix(path) => {
             let (from, to) = UnixStream::connect(path).await.expect("somebody is there").into_split();
-            tokio::join!(copy(from_caller, to, state.clone(), None), copy(from, to_caller, state, Some(passed)));
+            tokio::join!(
+                copy(from_caller, to, state.clone(), None),
+                copy(from, to_caller, state, Some(passed))
+            );
         }
         Host::Tcp(address) => {
             let (from, to) = TcpStream::connect(address).await.expect("somebody is there").into_split();
-            tokio::join!(copy(from_caller, to, state.clone(), None), copy(from, to_caller, state, Some(passed)));
+            tokio::join!(
+                copy(from_caller, to, state.clone(), None),
+                copy(from, to_caller, state, Some(passed))
+            );
         }
     }
 }
@@ -114,9 +121,15 @@ async fn copy(
 ) {
     let mut buffer = vec![0; 16 * 1024];
     while let Ok(count @ 1..) = from.read(&mut buffer).await {
-        let Ok(now) = state.wait_for(|state| *state != State::Silent).await.map(|state| *state) else { return };
+        let Ok(now) = state.wait_for(|state| *state != State::Silent).await.map(|state| *state) else {
+            return;
+        };
         if let (State::Slow(rate), Some(_)) = (now, &passed) {
-            tokio::time::sleep(Duration::from_secs(1) * u32::try_from(count).expect("small") / u32::try_from(rate).expect("small")).await;
+            tokio::time::sleep(
+                Duration::from_secs(1) * u32::try_from(count).expect("small")
+                    / u32::try_from(rate).expect("small"),
+            )
+            .await;
         }
         if to.write_all(&buffer[..count]).await.is_err() {
             return;
