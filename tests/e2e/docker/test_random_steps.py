@@ -29,7 +29,7 @@ class Steps:
 
     def step(self):
         actions = {"create": 1, "delete": 1, "start": 3, "stop": 3, "restart": 3, "scale": 4}
-        actions |= {"kill": 3, "remove": 3, "halt": 2, "kill_agent": 0.5}
+        actions |= {"kill": 4, "remove": 4, "halt": 4, "kill_agent": 0.5}
         while True:
             action = self.rng.choices(list(actions), actions.values())[0]
             name = self.rng.choice(sorted(self.wanted)) if self.wanted else None

@@ -249,7 +249,7 @@ impl World {
     fn reborn(&mut self) {
         self.die_before = None;
         (self.preparing, self.watched, self.timer, self.ready) = (None, None, None, false);
-        if self.making.take().is_some() && self.alive.is_none() && self.next_pid % 2 == 0 {
+        if self.making.take().is_some() && self.alive.is_none() && self.next_pid.is_multiple_of(2) {
             // It came to be, and nobody was told.
             self.alive = Some(container(self.next_pid));
             self.next_pid += 1;
