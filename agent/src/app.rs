@@ -17,7 +17,7 @@ use crate::agent::Agent;
 use crate::config::Config;
 use crate::driver::Drivers;
 use crate::driver::docker::{self, Docker};
-use crate::gpu::{self, Gpus};
+use crate::gpu::Gpus;
 use crate::host::{self, Host};
 use crate::models::{self, Models};
 use crate::ports::Ports;
@@ -37,12 +37,11 @@ const STORE_CACHE_BYTES: u64 = 8 * 1024 * 1024;
 const STORE_BALLAST_BYTES: u64 = 8 * 1024 * 1024;
 /// Where replicas have their directories, inside the data directory.
 const REPLICAS_DIR: &str = "replicas";
-/// How long the first registration waits for a look at the GPUs.
-const GPU_LOOK_LIMIT: Duration = Duration::from_secs(5);
 /// Where models are kept unless the configuration says otherwise, inside the data directory.
 const MODELS_DIR: &str = "models";
-/// How long the agent's start waits for a first look at the GPUs.
-const FIRST_LOOK_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the first registration waits for a look at the GPUs, so that it offers all. What runs already is not
+/// kept waiting: a driver that hangs must not keep the proxy from serving.
+const GPU_LOOK_LIMIT: Duration = Duration::from_secs(5);
 /// How long a part may take to stop once it was told to.
 const PART_GRACE: Duration = Duration::from_secs(7);
 
@@ -135,8 +134,6 @@ pub async fn start(config: Config) -> Result<Running, Fatal> {
         clock,
         policy: policy(&config),
     };
-    // So that the first registration offers all, and replicas that are taken up find their GPUs.
-    gpus.first_look(FIRST_LOOK_TIMEOUT).await;
     let replicas = Replicas::load(parts).await.map_err(|error| unreadable(&config, &error))?;
     let done = Done::load(store.clone()).await.map_err(|error| unreadable(&config, &error))?;
     let agent = Arc::new(Agent {
@@ -152,15 +149,6 @@ pub async fn start(config: Config) -> Result<Running, Fatal> {
         registration: watch::Sender::new(None),
     });
     agent.tell_gpus_whose_processes_are_ours();
-    let replicas_of_gpus = replicas.clone();
-    agent.gpus.set_ours(move |pids| {
-        let snapshots = replicas_of_gpus.list();
-        let known: Vec<_> = snapshots.iter().map(|snapshot| snapshot.replica).collect();
-        let instances = snapshots.iter().filter_map(|snapshot| snapshot.view.instance);
-        let containers: Vec<_> =
-            instances.filter_map(|instance| Some(instance.container()?.to_hex())).collect();
-        gpu::ours(pids, &known, &containers)
-    });
     let identity = identity(&config, stored_id, &listeners)?;
     let commands = Commands::new(replicas, done);
     let registrar = Registrar::new(Arc::clone(&agent), identity, commands, changed);

@@ -32,7 +32,7 @@ use crate::replica::spec::Spec;
 pub(crate) use self::container::Mount;
 pub(crate) use self::container::{ContainerPlan, container_plan};
 pub(crate) use self::model::check_path;
-pub(crate) use self::process::{Plan, plan};
+pub(crate) use self::process::{Plan, check_program, plan};
 
 /// What this machine offers for starting runtimes.
 #[derive(Clone, Debug)]

@@ -122,31 +122,49 @@ fn show(output: &Output, node: &Json) -> Result<()> {
     facts.add("Labels", labels(node));
     facts.add("Replicas", replicas(node));
     output.facts(&facts)?;
-    let gpus = items_at(node, "/capabilities/gpus");
-    if gpus.is_empty() {
+    if items_at(node, "/capabilities/gpus").is_empty() && lost_gpus(node).next().is_none() {
         return Ok(());
     }
     output.text("\n")?;
-    output.table(&gpu_table(node, gpus))
+    output.table(&gpu_table(node))
 }
 
-fn gpu_table(node: &Value, gpus: &[Value]) -> Table {
-    let mut table = Table::new(&["GPU", "NAME", "MEMORY", "USED", "LOAD", "UUID"]);
-    for gpu in gpus {
-        let uuid = text_at(gpu, "/uuid");
-        let stats = items_at(node, "/stats/gpu_stats").iter().find(|stats| text_at(stats, "/uuid") == uuid);
-        let bytes = |value: &Value, pointer: &str| {
-            value.pointer(pointer).and_then(Value::as_u64).map(human_bytes).unwrap_or_default()
-        };
+/// What is told of GPUs that are not offered.
+fn lost_gpus(node: &Value) -> impl Iterator<Item = &Value> {
+    items_at(node, "/stats/gpu_stats").iter().filter(|stats| !text_at(stats, "/problem").is_empty())
+}
+
+fn gpu_table(node: &Value) -> Table {
+    let mut table = Table::new(&["GPU", "NAME", "MEMORY", "USED", "BY OTHERS", "LOAD", "UUID", "PROBLEM"]);
+    let bytes = |value: &Value, pointer: &str| {
+        value.pointer(pointer).and_then(Value::as_u64).map(human_bytes).unwrap_or_default()
+    };
+    let mut row = |index: String, name: String, memory: String, uuid: String, stats: Option<&Value>| {
         let load = stats.and_then(|stats| stats.get("utilization_percent")).and_then(Value::as_f64);
+        let others = stats.map(|stats| bytes(stats, "/memory_used_by_others_bytes"));
         table.row(vec![
-            text_at(gpu, "/index").into(),
-            text_at(gpu, "/name").into(),
-            bytes(gpu, "/memory_bytes").into(),
+            index.into(),
+            name.into(),
+            memory.into(),
             stats.map(|stats| bytes(stats, "/memory_used_bytes")).unwrap_or_default().into(),
+            others.filter(|others| others != "0 B").unwrap_or_default().into(),
             load.map(|load| format!("{load:.0} %")).unwrap_or_default().into(),
             uuid.into(),
+            stats.map(|stats| text_at(stats, "/problem")).unwrap_or_default().into(),
         ]);
+    };
+    let offered = items_at(node, "/capabilities/gpus");
+    for gpu in offered {
+        let uuid = text_at(gpu, "/uuid");
+        let stats = items_at(node, "/stats/gpu_stats").iter().find(|stats| text_at(stats, "/uuid") == uuid);
+        row(text_at(gpu, "/index"), text_at(gpu, "/name"), bytes(gpu, "/memory_bytes"), uuid, stats);
+    }
+    for stats in lost_gpus(node) {
+        let uuid = text_at(stats, "/uuid");
+        if !offered.iter().any(|gpu| text_at(gpu, "/uuid") == uuid) {
+            let memory = bytes(stats, "/memory_total_bytes");
+            row(String::new(), text_at(stats, "/name"), memory, uuid, Some(stats));
+        }
     }
     table
 }

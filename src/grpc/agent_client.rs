@@ -93,6 +93,8 @@ fn exec_error(status: &Status) -> Error {
         Code::ResourceExhausted => ErrorClass::Overloaded,
         Code::Unimplemented | Code::PermissionDenied => ErrorClass::Unprocessable,
         Code::Internal | Code::DataLoss => ErrorClass::Internal,
+        // The agent's own words came over the wire; what broke on the way has a cause on this side.
+        Code::Unavailable if std::error::Error::source(status).is_none() => ErrorClass::Unreachable,
         Code::Ok | Code::Cancelled | Code::Unknown | Code::Unavailable | Code::Unauthenticated => {
             return Error::new(ErrorClass::Unreachable, "the agent cannot be reached");
         }
@@ -199,5 +201,23 @@ impl AgentApi for GrpcAgents {
             let proto::ExecCommandResponse { exit_code, stdout, stderr } = answer;
             Ok(ExecOutcome { exit_code, stdout, stderr })
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn the_agents_own_words_about_a_command_are_passed_on() {
+        let engine = exec_error(&Status::unavailable("the Docker Engine does not answer"));
+        assert_eq!(engine.class, ErrorClass::Unreachable);
+        assert_eq!(engine.message, "the Docker Engine does not answer");
+        let mut refused = Status::unavailable("tcp connect error");
+        refused.set_source(Arc::new(std::io::Error::other("connection refused")));
+        assert_eq!(exec_error(&refused).message, "the agent cannot be reached");
+        assert_eq!(exec_error(&Status::invalid_argument("no program")).class, ErrorClass::Unprocessable);
     }
 }

@@ -18,7 +18,8 @@ QUICK = ("--heartbeat-timeout", "10", "--default-heartbeat-interval", "1")
 REPO = "tests/tiny-model"
 MEGABYTE = 1 << 20
 SIZE = 4 * MEGABYTE
-BYTES_PER_SECOND = MEGABYTE
+# `deploy --wait` tells each ten seconds how far it is when nobody sits at a terminal.
+BYTES_PER_SECOND = SIZE // 12
 FETCHED_SECONDS = 30
 REFUSED_SECONDS = 15
 # More than any disk has.
@@ -36,9 +37,9 @@ def hub():
     hub.end()
 
 
-@pytest.fixture
-def line(hub):
-    line = SlowLine(hub.port, BYTES_PER_SECOND)
+@pytest.fixture(params=[BYTES_PER_SECOND])
+def line(request, hub):
+    line = SlowLine(hub.port, request.param)
     yield line
     line.end()
 
@@ -104,6 +105,7 @@ def test_a_model_is_fetched_with_progress(cluster, hub, line, figures):
     assert [name for name, _ in hub.asked].count("model-q8_0.gguf") == 1, "it is fetched once"
 
 
+@pytest.mark.parametrize("line", [2 * MEGABYTE], indirect=True)
 def test_what_was_fetched_before_a_crash_is_kept(cluster, hub, line):
     start(cluster, f"http://{line.name}")
     deploy(cluster)

@@ -152,6 +152,11 @@ impl Docker {
         self.0.outages.load(Ordering::Acquire)
     }
 
+    /// Whether an Engine has answered in this agent's life. One that goes away then comes back, most likely.
+    pub(crate) fn has_answered(&self) -> bool {
+        self.status().is_ready() || self.outages() > 0
+    }
+
     fn count_outage(&self) {
         self.0.outages.fetch_add(1, Ordering::AcqRel);
     }

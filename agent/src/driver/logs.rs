@@ -238,11 +238,12 @@ impl Log {
     /// # Errors
     /// When the file cannot be read.
     pub(crate) fn tail(&self, lines: usize, max: u64) -> io::Result<(Vec<u8>, u64)> {
-        let start = self.end().saturating_sub(max);
+        let end = self.end();
+        let mut at = end.saturating_sub(max);
         let mut bytes = Vec::new();
-        let mut at = start;
-        loop {
-            let (more, next) = self.read(at, max)?;
+        // What is written meanwhile is left for later: whoever writes faster than this reads would go on for ever.
+        while at < end {
+            let (more, next) = self.read(at, end - at)?;
             if more.is_empty() {
                 break;
             }

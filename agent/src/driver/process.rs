@@ -27,8 +27,8 @@ const LAST_BYTES: usize = 4 * 1024;
 /// The marks in a process's environment.
 const REPLICA_MARK: &str = "NEBULA_REPLICA";
 const ATTEMPT_MARK: &str = "NEBULA_ATTEMPT";
-/// The agent's own settings, among them its join token, are nobody else's business.
-const OWN_SETTINGS: [&str; 2] = ["NEBULA_AGENT_", "NEBULAD_"];
+/// The settings of Nebula's programs, among them the join token and nebulactl's admin token, are no runtime's business.
+const OWN_SETTINGS: [&str; 3] = ["NEBULA_AGENT_", "NEBULAD_", "NEBULA_TOKEN"];
 
 /// A process that is watched.
 pub(crate) enum Watched {

@@ -30,6 +30,9 @@ pub(crate) struct Gpu {
     pub(crate) stats: Stats,
     /// Why it takes no replicas.
     pub(crate) problem: Option<String>,
+    /// With this problem nothing goes on that runs there. One that was not read yet, that the driver is slow to speak
+    /// of, or that is only to be drained may serve on.
+    pub(crate) is_lost: bool,
 }
 
 /// What a GPU does.

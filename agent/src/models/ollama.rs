@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use reqwest::StatusCode;
@@ -19,6 +20,11 @@ use super::flights::Outcome;
 const LINE_MAX: usize = 64 * 1024;
 /// Layers that are told of one model.
 const LAYERS_MAX: usize = 256;
+/// What Ollama says before it reads all that it has fetched once more, or writes it down; then it is silent for as long
+/// as its disk takes.
+const SILENT_STAGES: [&str; 3] = ["verifying", "writing", "removing"];
+/// How long that may be: a model of a terabyte on a slow disk.
+const SILENT_MAX: Duration = Duration::from_secs(3_600);
 /// The longest name of a model, in bytes.
 const TAG_MAX: usize = 300;
 
@@ -108,7 +114,7 @@ pub(super) async fn fetch(inner: Arc<Inner>, pull: Pull, chalk: Chalk) -> Outcom
     let response = response.map_err(|error| silent(&pull, error))?;
     let status = response.status();
     let (mut body, mut rest, mut last) = (response.bytes_stream(), Vec::new(), String::new());
-    while let Some(bytes) = in_time(inner.limits.stall, &pull.tag, body.next()).await? {
+    while let Some(bytes) = in_time(patience(inner.limits.stall, &last), &pull.tag, body.next()).await? {
         rest.extend_from_slice(&bytes.map_err(|error| silent(&pull, error))?);
         while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = rest.drain(..=end).collect();
@@ -126,6 +132,11 @@ pub(super) async fn fetch(inner: Arc<Inner>, pull: Pull, chalk: Chalk) -> Outcom
         return Err(ModelError::network(format!("Ollama broke off while it fetched {}", pull.tag)));
     }
     Ok(PathBuf::new())
+}
+
+/// How long Ollama may be silent after what it said last.
+pub(super) fn patience(stall: Duration, said: &str) -> Duration {
+    if SILENT_STAGES.iter().any(|stage| said.starts_with(stage)) { SILENT_MAX.max(stall) } else { stall }
 }
 
 /// Takes in a line of the answer.

@@ -215,6 +215,7 @@ impl Machine {
             Event::Healthy { attempt } => self.on_healthy(attempt),
             Event::Progressed { attempt } => self.on_progressed(attempt),
             Event::Silent { attempt, message } => self.on_silent(attempt, message),
+            Event::Excused { attempt } => self.on_excused(attempt),
             Event::Answering { attempt } => self.on_answering(attempt),
             Event::Broken { attempt, reason, message } => self.on_broken(attempt, reason, message),
             Event::Timer { fence } => self.on_timer(fence),

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::stream::{self, StreamExt as _};
 use nebula_core::clock::{Clock, Tick};
 use nebula_core::ids::{DeploymentId, Generation, ReplicaId};
 use nebula_store::Store;
@@ -34,6 +35,8 @@ const ASKS: usize = 64;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Replicas on one node; more are refused.
 pub(crate) const REPLICAS_MAX: usize = 1_000;
+/// Replicas that are looked for at the same time when an agent starts: one that the Engine is slow about delays no other.
+const LOOKS_AT_ONCE: usize = 16;
 /// Between two reports to nebulad for nothing but progress.
 const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 /// Beyond the grace, for the last writes of tasks that end.
@@ -217,10 +220,18 @@ impl Replicas {
         for (_, state) in &stored {
             replicas.0.ports.keep(state.replica, state.port);
         }
+        let inner = Arc::clone(&replicas.0);
+        let looks = stored.into_iter().map(|(spec, state)| {
+            let inner = Arc::clone(&inner);
+            async move {
+                let logs = Arc::new(Logs::open(inner.dir_of(state.replica)));
+                let found = look::look(&inner.drivers, &state, &spec, &logs).await;
+                (spec, state, logs, found)
+            }
+        });
+        let mut looks = stream::iter(looks).buffer_unordered(LOOKS_AT_ONCE);
         let mut begun = Vec::new();
-        for (spec, state) in stored {
-            let logs = Arc::new(Logs::open(replicas.0.dir_of(state.replica)));
-            let found = look::look(&replicas.0.drivers, &state, &spec, &logs).await;
+        while let Some((spec, state, logs, found)) = looks.next().await {
             tracing::info!(replica_id = %state.replica, phase = state.phase.as_str(), ?found, "replica taken up");
             let now = clock.now();
             let (machine, effects) = Machine::load(policy, state, Arc::new(spec), found, now);

@@ -163,10 +163,13 @@ impl Ended {
         if self.out_of_memory {
             return format!("had no memory left and was killed (exit code {})", self.exit_code());
         }
+        // Whatever code the Engine gave it on the way down is not its own.
+        if self.blameless {
+            return "went with the Docker Engine".to_owned();
+        }
         match (self.code, self.signal) {
             (Some(code), _) => format!("exited with code {code}"),
             (None, Some(signal)) => format!("was killed by signal {signal}"),
-            (None, None) if self.blameless => "went with the Docker Engine".to_owned(),
             (None, None) => "ended while the agent was not watching".to_owned(),
         }
     }

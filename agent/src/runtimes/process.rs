@@ -44,11 +44,29 @@ pub(crate) fn plan(
         if spec.command.is_empty() { (runtime.process)(&ask)? } else { ask.fill_all(&spec.command) };
     env.extend(ask.spec_env());
     let mut words = command.into_iter().chain(ask.fill_all(&spec.args));
-    let name = words.next().filter(|name| !name.is_empty());
-    let name = name.ok_or_else(|| Unready("the command is empty".to_owned()))?;
-    let program = programs::find(&name, env.get("PATH").map(String::as_str))
-        .ok_or_else(|| Unready(missing(&name, spec)))?;
+    let program = found(words.next(), env.get("PATH").map(String::as_str), spec)?;
     Ok(Plan { program, args: words.collect(), env, health: runtime.health })
+}
+
+/// Looks whether the runtime's program is on this machine, so that no model is fetched for nothing. A command of the
+/// deployment's own may need the model to be said. Blocks on the file system.
+///
+/// # Errors
+/// When it is not.
+pub(crate) fn check_program(spec: &Spec, tools: &Tools) -> Result<(), Unready> {
+    if !spec.command.is_empty() {
+        return Ok(());
+    }
+    let ask = Ask { spec, tools, model: "", form: model::Form::Path, host: HOST, port: 0, gpus: 0 };
+    let words = (of(spec.runtime).process)(&ask)?;
+    found(words.into_iter().next(), spec.env.get("PATH").map(String::as_str), spec).map(drop)
+}
+
+/// The program that a command line begins with.
+fn found(first: Option<String>, path: Option<&str>, spec: &Spec) -> Result<PathBuf, Unready> {
+    let name = first.filter(|name| !name.is_empty());
+    let name = name.ok_or_else(|| Unready("the command is empty".to_owned()))?;
+    programs::find(&name, path).ok_or_else(|| Unready(missing(&name, spec)))
 }
 
 /// What is in the environment unless the deployment says otherwise.

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use nebula_core::clock::Clock;
-use nebula_proto::{GetCapabilitiesRequest, GetSystemInfoRequest, GpuStats, HealthRequest, StatsRequest};
+use nebula_proto::{
+    GetCapabilitiesRequest, GetSystemInfoRequest, GpuStats, HealthRequest, StartRuntimeRequest, StatsRequest,
+};
 
 use crate::nebulad::Nebulad;
 use crate::node::{Home, Node, processes_of, sim, until};
@@ -133,6 +135,31 @@ async fn memory_of_others_is_told_apart_from_that_of_replicas() {
         (gpu.memory_used_bytes == 1234 && gpu.memory_used_by_others_bytes == 234).then_some(())
     })
     .await;
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn what_runs_on_a_gpu_outlives_an_agent_whose_driver_hangs_and_ends_with_the_gpu() {
+    let (home, nebulad, stand_in) = (Home::new(), Nebulad::start().await, StandIn::new());
+    let mut node = start(&home, &nebulad, &stand_in).await;
+    let request = StartRuntimeRequest { gpu_devices: vec![1], ..sim("m") };
+    node.api.start_runtime(request.clone()).await.expect("accepted");
+    let before = node.until(&request.deployment_id, "running").await;
+    node.crash().await;
+    stand_in.control("hang 5");
+    let node = start(&home, &nebulad, &stand_in).await;
+    until("GPU 1 is known and was not read", async || {
+        let told = stats(&node).await;
+        told.get(1).filter(|gpu| gpu.problem == "was not read yet").map(drop)
+    })
+    .await;
+    let after = node.deployment(&request.deployment_id).await.expect("it is there");
+    assert_eq!((after.status.as_str(), &after.container_id), ("running", &before.container_id));
+    assert_eq!(processes_of(&request.replica_id).len(), 1);
+    stand_in.control("lost 1");
+    let failed = node.until(&request.deployment_id, "failed").await;
+    assert!(failed.error_message.starts_with("gpu: gpu 1: fell off the bus"), "{}", failed.error_message);
+    assert!(processes_of(&request.replica_id).is_empty());
     node.stop().await;
 }
 

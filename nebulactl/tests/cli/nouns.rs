@@ -141,7 +141,11 @@ fn node() -> Value {
         "capabilities": {"os": "linux", "arch": "x86_64", "cpu_cores": 16, "total_memory_bytes": 137_438_953_472_u64,
                          "gpus": [{"uuid": "GPU-a", "name": "NVIDIA H200", "index": 0, "memory_bytes": 151_397_597_184_u64},
                                   {"uuid": "GPU-b", "name": "NVIDIA H200", "index": 1, "memory_bytes": 151_397_597_184_u64}]},
-        "stats": {"gpu_stats": [{"uuid": "GPU-b", "utilization_percent": 41.6, "memory_used_bytes": 1_073_741_824}]},
+        "stats": {"gpu_stats": [{"uuid": "GPU-b", "utilization_percent": 41.6, "memory_used_bytes": 1_073_741_824,
+                                 "memory_used_by_others_bytes": 1_048_576, "problem": ""},
+                                {"uuid": "GPU-c", "name": "NVIDIA H200", "utilization_percent": 0.0,
+                                 "memory_used_bytes": 0, "memory_total_bytes": 151_397_597_184_u64,
+                                 "memory_used_by_others_bytes": 0, "problem": "fell off the bus"}]},
     })
 }
 
@@ -161,7 +165,8 @@ fn nodes_are_listed_shown_and_managed() {
         "Issues:      disk is nearly full\n",
         "Memory:      128.0 GiB\n",
         "Labels:      zone=a\n",
-        "\n1    NVIDIA H200  141.0 GiB  1.0 GiB  42 %  GPU-b\n",
+        "\n1    NVIDIA H200  141.0 GiB  1.0 GiB  1.0 MiB    42 %  GPU-b  -\n",
+        "\n-    NVIDIA H200  141.0 GiB  0 B      -          0 %   GPU-c  fell off the bus\n",
     ] {
         assert!(shown.contains(part), "{part:?} in {shown}");
     }

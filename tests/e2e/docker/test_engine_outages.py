@@ -7,6 +7,7 @@ import pytest
 from nebula import Nebula
 from processes import Group, wait_until
 from settings import FULL
+from unix_proxy import UnixProxy
 
 CONTAINERS = 3
 # An answer is waited for this long before the Engine counts as hung.
@@ -15,6 +16,10 @@ HEALTHY_SECONDS = 20
 # With short intervals a node that is heard every second is never this old.
 SILENCE_SECONDS_MAX = 4
 RUNS_AGAIN_SECONDS = 60
+# Of a log that is followed this much comes at first.
+LOG_BYTES = 100_000
+# The agent asks five seconds after the last output whether there is more.
+LOG_SECONDS = 30
 # What an Engine does with its containers when it ends: without and with live restore.
 LOSES, KEEPS = "loses its containers", "keeps its containers"
 
@@ -132,3 +137,29 @@ def test_the_engine_hangs(outage, figures):
     assert nebula.runtime_pid("beside") == process
     silence = f"at most {watch.silence:.1f} s without a heartbeat"
     figures(f"an Engine that hung: the node was degraded {took:.1f} s later, {silence}")
+
+
+@pytest.mark.parametrize("outage", [LOSES], indirect=True)
+def test_a_log_that_stands_still_is_asked_for_again(outage):
+    """As with Engines that lose their place in a log when they begin its next file."""
+    nebula, engine = outage, outage.engine
+    nebula.agent.kill()
+    follow = r"GET \S*/logs\?\S*follow=true"
+    proxy = UnixProxy(engine.directory / "proxy", engine.path, stall=follow, stall_bytes=LOG_BYTES)
+    # Nothing else is followed by then.
+    for name in nebula.names:
+        nebula.nebulactl("delete", name, "--yes")
+    nebula.start_agent(host=proxy.host)
+    nebula.wait_for_node("online")
+    wait_until("nothing else runs", lambda: not engine.containers(), 20)
+    proxy.stalled.clear()
+    said = f"i=0; while [ $i -lt {LOG_BYTES // 10} ]; do echo line $i; i=$((i + 1)); done; echo all of it"
+    nebula.deploy_simulated("docker", "talks", first=said)
+    nebula.wait_for_deployment("talks", "running")
+    assert proxy.stalled.is_set(), "the log was not followed"
+    log = lambda *flags: nebula.nebulactl("logs", "talks", *flags).out
+    assert "all of it" not in log(), "the log did not stand still, so this shows nothing"
+    wait_until("the rest of the log comes", lambda: "all of it" in log("--tail", "5"), LOG_SECONDS)
+    lines = [line for line in log().splitlines() if line.startswith("line ")]
+    assert lines == [f"line {number}" for number in range(LOG_BYTES // 10)], "each line is there once"
+    proxy.close()

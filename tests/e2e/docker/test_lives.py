@@ -34,7 +34,25 @@ def nebula(module_group, engine):
     for driver in DRIVERS:
         for name in ("stays", "restarts", "goes"):
             nebula.wait_for_deployment(f"{name}-{driver}", "running")
+    # They are started again after ten seconds, while the first tests run.
+    nebula.followed = follow_and_kill(nebula)
     return nebula
+
+
+def follow_and_kill(nebula):
+    """For each driver what the log said at first and who follows it; then both runtimes are killed, at once."""
+    followed = {}
+    for driver in DRIVERS:
+        name = f"restarts-{driver}"
+        log = nebula.nebulactl("logs", name)
+        assert "to standard error" in log.out, log.err
+        assert not re.findall(MARKER, nebula.nebulactl("logs", name, "--previous").out), "there is no previous one"
+        following = nebula.group.start("nebulactl", "logs", "-f", name, env=nebula.operator())
+        following.wait_for_text(MARKER, 10)
+        followed[driver] = re.findall(MARKER, log.out), following
+    for driver in DRIVERS:
+        nebula.kill_runtime(f"restarts-{driver}")
+    return followed
 
 
 @both
@@ -106,55 +124,6 @@ def test_only_this_machine_reaches_a_runtime(nebula, driver):
     lines = [line for line in lines if line[0] != "sl"]
     listening = [line[1] for line in lines if line[3] == "0A" and int(line[1].rsplit(":", 1)[1], 16) == port]
     assert listening == [f"0100007F:{port:04X}"]
-
-
-@pytest.fixture(scope="module")
-def followed(nebula):
-    """For each driver what the log said at first and who follows it; then both runtimes are killed, at once."""
-    followed = {}
-    for driver in DRIVERS:
-        name = f"restarts-{driver}"
-        log = nebula.nebulactl("logs", name)
-        assert "to standard error" in log.out, log.err
-        assert not re.findall(MARKER, nebula.nebulactl("logs", name, "--previous").out), "there is no previous one"
-        following = nebula.group.start("nebulactl", "logs", "-f", name, env=nebula.operator())
-        following.wait_for_text(MARKER, 10)
-        followed[driver] = re.findall(MARKER, log.out), following
-    for driver in DRIVERS:
-        nebula.kill_runtime(f"restarts-{driver}")
-    return followed
-
-
-@both
-def test_the_log_is_followed_over_a_restart_and_the_previous_one_is_kept(nebula, followed, driver):
-    name = f"restarts-{driver}"
-    first, following = followed[driver]
-    assert len(first) == 1
-    nebula.wait_for_restart(name)
-    following.wait_for_text(rf"(?s){first[0]}.*{MARKER}.*simulated model", 10)
-    assert following.is_alive()
-    following.kill()
-    log = lambda *flags: nebula.nebulactl("logs", name, *flags).out
-    second = re.findall(MARKER, log())
-    assert len(second) == 1 and second != first
-    assert re.findall(MARKER, log("--previous")) == first
-    assert log("--tail", "1").count("\n") == 1
-
-
-@both
-def test_what_happened_is_told(nebula, followed, driver):
-    name = f"restarts-{driver}"
-    nebula.wait_for_restart(name)
-    told = " ".join(f"{event['type']} {event['message']}" for event in nebula.events(name)).lower()
-    for word in ("running", "137" if driver == "docker" else "signal 9"):
-        assert word in told, told
-    with nebula.agent_client() as agent:
-        request = {"deployment_id": nebula.deployment(name)["id"], "limit": 100}
-        events = agent.call("proto.AgentService/GetDeploymentEvents", request)["events"]
-    assert len(events) >= 3
-    times = [int(event["timestamp"]) for event in events]
-    assert times == sorted(times) and times[0] > 0
-    assert all(event["type"] for event in events)
 
 
 @both
@@ -235,6 +204,38 @@ def test_a_log_as_a_stream_from_the_agent(nebula, driver):
         pieces = agent.stream("proto.AgentService/StreamDeploymentLogs", request)
         text = b"".join(base64.b64decode(piece["data"]) for piece in pieces).decode()
     assert re.search(MARKER, text) and "simulated model" in text
+
+
+@both
+def test_the_log_is_followed_over_a_restart_and_the_previous_one_is_kept(nebula, driver):
+    name = f"restarts-{driver}"
+    first, following = nebula.followed[driver]
+    assert len(first) == 1
+    nebula.wait_for_restart(name)
+    following.wait_for_text(rf"(?s){first[0]}.*{MARKER}.*simulated model", 10)
+    assert following.is_alive()
+    following.kill()
+    log = lambda *flags: nebula.nebulactl("logs", name, *flags).out
+    second = re.findall(MARKER, log())
+    assert len(second) == 1 and second != first
+    assert re.findall(MARKER, log("--previous")) == first
+    assert log("--tail", "1").count("\n") == 1
+
+
+@both
+def test_what_happened_is_told(nebula, driver):
+    name = f"restarts-{driver}"
+    nebula.wait_for_restart(name)
+    told = " ".join(f"{event['type']} {event['message']}" for event in nebula.events(name)).lower()
+    for word in ("running", "137" if driver == "docker" else "signal 9"):
+        assert word in told, told
+    with nebula.agent_client() as agent:
+        request = {"deployment_id": nebula.deployment(name)["id"], "limit": 100}
+        events = agent.call("proto.AgentService/GetDeploymentEvents", request)["events"]
+    assert len(events) >= 3
+    times = [int(event["timestamp"]) for event in events]
+    assert times == sorted(times) and times[0] > 0
+    assert all(event["type"] for event in events)
 
 
 @both

@@ -14,7 +14,7 @@ DEPLOYMENTS = 5
 REPLICAS_MAX = 3
 # More failures of one replica would make it wait longer than this test does.
 HARMS_MAX = sized(2, 3)
-PAUSE_MS_MAX = 300
+PAUSE_MS_MAX = 200
 AGENT_KILLS_MAX = sized(2, 10)
 SETTLED_SECONDS = sized(90, 180)
 STAYS_SECONDS = 3
@@ -29,7 +29,7 @@ class Steps:
 
     def step(self):
         actions = {"create": 1, "delete": 1, "start": 3, "stop": 3, "restart": 3, "scale": 4}
-        actions |= {"kill": 4, "remove": 4, "halt": 4, "kill_agent": 0.5}
+        actions |= {"kill": 8, "remove": 8, "halt": 8, "kill_agent": 0.5}
         while True:
             action = self.rng.choices(list(actions), actions.values())[0]
             name = self.rng.choice(sorted(self.wanted)) if self.wanted else None

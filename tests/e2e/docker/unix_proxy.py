@@ -1,4 +1,4 @@
-"""Stands between a program and a Unix socket, and holds back the requests that are looked for."""
+"""Stands between a program and a Unix socket, and holds back what is looked for."""
 
 import re
 import socket
@@ -6,11 +6,16 @@ import threading
 
 
 class UnixProxy:
-    """Passes everything on, but a request whose first line matches `hold`: it never arrives."""
+    """Passes everything on, with two exceptions.
 
-    def __init__(self, path, target, hold):
-        self.path, self.target, self.hold = str(path), str(target), re.compile(hold.encode())
-        self.held = threading.Event()
+    A request whose first line matches `hold` never arrives. Of the answer to the first one that matches `stall` only
+    so many bytes arrive, and then no more, while its connection stays open.
+    """
+
+    def __init__(self, path, target, hold=None, stall=None, stall_bytes=0):
+        self.path, self.target, self.stall_bytes = str(path), str(target), stall_bytes
+        self.hold, self.stall = (re.compile(each.encode()) if each else None for each in (hold, stall))
+        self.held, self.stalled = threading.Event(), threading.Event()
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.listener.bind(self.path)
         self.listener.listen(64)
@@ -28,26 +33,40 @@ class UnixProxy:
                 return
             server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             server.connect(self.target)
-            for source, sink, watched in ((client, server, True), (server, client, False)):
-                threading.Thread(target=self.pump, args=(source, sink, watched), daemon=True).start()
+            # How many more bytes its client may get; nobody counts at first.
+            room = [None]
+            for pump in (self.pump_requests, self.pump_answers):
+                threading.Thread(target=self.until_closed, args=(pump, client, server, room), daemon=True).start()
 
-    def pump(self, source, sink, watched):
+    def until_closed(self, pump, client, server, room):
         try:
-            while data := source.recv(65536):
-                if watched and self.hold.match(data):
-                    self.held.set()
-                    # Whoever asked is left without an answer, until it goes.
-                    while source.recv(65536):
-                        pass
-                    break
-                sink.sendall(data)
+            pump(client, server, room)
         except OSError:
             pass
-        for end in (source, sink):
+        for end in (client, server):
             try:
                 end.shutdown(socket.SHUT_RDWR)
             except OSError:
                 pass
+
+    def pump_requests(self, client, server, room):
+        while data := client.recv(65536):
+            if self.hold and self.hold.match(data):
+                self.held.set()
+                # Whoever asked is left without an answer, until it goes.
+                while client.recv(65536):
+                    pass
+                return
+            if self.stall and not self.stalled.is_set() and self.stall.match(data):
+                self.stalled.set()
+                room[0] = self.stall_bytes
+            server.sendall(data)
+
+    def pump_answers(self, client, server, room):
+        while data := server.recv(65536):
+            if room[0] is not None:
+                data, room[0] = data[: room[0]], max(0, room[0] - len(data))
+            client.sendall(data)
 
     def close(self):
         self.listener.close()

@@ -134,8 +134,10 @@ impl Docker {
         let mut looks = 0;
         let found = loop {
             match self.inspect_exec(id).await {
-                Ok(found) if found.running == Some(true) => break found,
-                // The Engine hands its session over before it has started it.
+                Ok(found) if found.running == Some(true) && found.pid.is_some_and(|pid| pid > 0) => {
+                    break found;
+                }
+                // The Engine hands its session over before it has started it, and before it knows its number.
                 Ok(found) if found.exit_code.is_none() && looks < START_LOOKS => {}
                 Ok(_) => return,
                 Err(error) => {
@@ -167,11 +169,17 @@ impl Docker {
 
 /// Kills a process if it is one of that container.
 fn kill_in(pid: i32, container: &str) -> std::io::Result<()> {
-    let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
-    match Pid::from_raw(pid) {
-        Some(pid) if !container.is_empty() && groups.contains(container) => {
-            Ok(rustix::process::kill_process(pid, rustix::process::Signal::KILL)?)
-        }
-        _ => Ok(()),
+    let killed = match std::fs::read_to_string(format!("/proc/{pid}/cgroup")) {
+        Ok(groups) if !container.is_empty() && groups.contains(container) => Pid::from_raw(pid)
+            .map_or(Ok(()), |pid| rustix::process::kill_process(pid, rustix::process::Signal::KILL))
+            .map_err(std::io::Error::from),
+        Ok(_) => Ok(()),
+        Err(error) => Err(error),
+    };
+    match killed {
+        // It has ended by itself meanwhile.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => Ok(()),
+        other => other,
     }
 }

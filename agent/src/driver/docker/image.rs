@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use bollard::models::CreateImageInfo;
 use bollard::query_parameters::CreateImageOptionsBuilder;
@@ -17,6 +18,8 @@ use crate::progress::Reporter;
 
 /// Tries of one pull.
 const TRIES: u32 = 3;
+/// What has come is unpacked without a word for as many times as long: one large layer takes a slow disk minutes.
+const UNPACKING: u32 = 10;
 /// Longer names are none.
 const NAME_MAX: usize = 500;
 
@@ -166,25 +169,29 @@ impl Docker {
         let options =
             CreateImageOptionsBuilder::default().from_image(&reference.name).tag(&reference.tag).build();
         let mut lines = client.create_image(Some(options), None, credentials);
+        let stalled_after = |limit: Duration| {
+            let (image, seconds) = (&reference.whole, limit.as_secs());
+            ImageError::passing(format!("image {image} stalled: nothing came for {seconds} s"))
+        };
         let mut pull = Pull::begin(clock.now());
-        let mut stalled = Box::pin(tokio::time::sleep(stall));
+        let mut limit = stall;
+        let mut stalled = Box::pin(tokio::time::sleep(limit));
         progress.say(None, pull.words(&reference.whole, clock.now()));
         loop {
             let info = tokio::select! {
                 next = lines.next() => match next {
                     None => return Ok(()),
                     Some(Ok(info)) => info,
+                    // The Engine itself is silent as long as the registry is.
+                    Some(Err(bollard::errors::Error::RequestTimeoutError)) => return Err(stalled_after(stall)),
                     Some(Err(error)) => return Err(fail(self.0.engine.error(error, "pull", stall))),
                 },
-                () = &mut stalled => {
-                    let image = &reference.whole;
-                    let seconds = stall.as_secs();
-                    return Err(ImageError::passing(format!("image {image} stalled: nothing came for {seconds} s")));
-                }
+                () = &mut stalled => return Err(stalled_after(limit)),
             };
             let now = clock.now();
             if pull.take(line(&info), now) {
-                stalled.set(tokio::time::sleep(stall));
+                limit = if pull.is_unpacking() { stall * UNPACKING } else { stall };
+                stalled.set(tokio::time::sleep(limit));
             }
             progress.say(pull.percent(), pull.words(&reference.whole, now));
         }

@@ -4,6 +4,9 @@
 //! streams the times never go back, so the last time and how many pieces had it say where to go on. (When the
 //! machine's clock is set back, pieces may come twice.)
 
+/// From the first of March of the year 0, less one, to the first of January 1970.
+const DAYS_TO_1970: u64 = 719_469;
+
 /// One of the two streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stream {
@@ -34,6 +37,12 @@ impl Cursor {
         }
     }
 
+    /// The newest time that was taken, in seconds since 1970.
+    pub(super) fn newest(&self) -> Option<u64> {
+        let newest = (&self.out.last.0).max(&self.err.last.0);
+        seconds(std::str::from_utf8(newest).ok()?)
+    }
+
     /// What of a piece is to be taken: all but its time, or nothing when it was taken before.
     pub(super) fn take<'a>(&mut self, stream: Stream, piece: &'a [u8]) -> Option<&'a [u8]> {
         let Some((time, bytes)) = split(piece) else { return Some(piece) };
@@ -42,6 +51,15 @@ impl Cursor {
             Stream::Err => &mut self.err,
         };
         place.passes(time).then_some(bytes)
+    }
+
+    /// Whether a piece is newer than all that was taken of its stream.
+    pub(super) fn lacks(&self, stream: Stream, piece: &[u8]) -> bool {
+        let place = match stream {
+            Stream::Out => &self.out,
+            Stream::Err => &self.err,
+        };
+        split(piece).is_some_and(|(time, _)| time > place.last.0.as_slice())
     }
 }
 
@@ -76,6 +94,23 @@ fn split(piece: &[u8]) -> Option<(&[u8], &[u8])> {
     is_time.then(|| (time, rest.get(1..).unwrap_or_default()))
 }
 
+/// The seconds since 1970 of a time in UTC: `2006-01-02T15:04:05.9`.
+fn seconds(time: &str) -> Option<u64> {
+    let (date, clock) = time.split_once('T')?;
+    let [year, month, day] = numbers(date, '-')?;
+    let [hour, minute, second] = numbers(clock.split('.').next()?, ':')?;
+    // March is the first month, so that a leap day is the last day of its year.
+    let (year, month) = if month > 2 { (year, month - 3) } else { (year.checked_sub(1)?, month + 9) };
+    let days = year * 365 + year / 4 - year / 100 + year / 400 + (month * 153 + 2) / 5 + day;
+    Some(days.checked_sub(DAYS_TO_1970)? * 86_400 + hour * 3_600 + minute * 60 + second)
+}
+
+/// Three numbers of some digits.
+fn numbers(text: &str, between: char) -> Option<[u64; 3]> {
+    let mut parts = text.split(between).map(|part| part.parse::<u16>().ok().map(u64::from));
+    Some([parts.next()??, parts.next()??, parts.next()??])
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -105,6 +140,35 @@ mod tests {
         assert!(cursor.take(Stream::Out, b"2026-11-22T09:00:00Z before").is_none());
         assert!(cursor.take(Stream::Out, b"2026-11-22T09:00:00.5Z a").is_none());
         assert!(cursor.take(Stream::Out, b"2026-11-22T09:00:00.51Z after").is_some());
+    }
+
+    #[test]
+    fn what_is_newer_than_all_that_came_is_lacking() {
+        let mut cursor = Cursor::default();
+        assert!(cursor.lacks(Stream::Out, b"2026-11-22T09:00:00.5Z a"));
+        cursor.take(Stream::Out, b"2026-11-22T09:00:00.5Z a");
+        assert!(!cursor.lacks(Stream::Out, b"2026-11-22T09:00:00.5Z a"));
+        assert!(!cursor.lacks(Stream::Out, b"2026-11-22T09:00:00.4Z b"));
+        assert!(cursor.lacks(Stream::Out, b"2026-11-22T09:00:00.6Z c"));
+        assert!(cursor.lacks(Stream::Err, b"2026-11-22T09:00:00.1Z d"));
+        assert!(!cursor.lacks(Stream::Out, b"no time"), "nothing is known of it");
+    }
+
+    #[test]
+    fn times_are_told_in_seconds() {
+        for (time, expected) in [
+            ("1970-01-01T00:00:00", Some(0)),
+            ("2000-02-29T12:34:56.789", Some(951_827_696)),
+            ("2000-03-01T00:00:00", Some(951_868_800)),
+            ("2023-12-12T16:53:20.000000001", Some(1_702_400_000)),
+            ("2099-12-31T23:59:59.999", Some(4_102_444_799)),
+            ("1969-12-31T23:59:59", None),
+            ("0000-01-01T00:00:00", None),
+            ("2023-12T16:53", None),
+            ("", None),
+        ] {
+            assert_eq!(seconds(time), expected, "{time}");
+        }
     }
 
     proptest! {

@@ -101,6 +101,11 @@ impl Pull {
         self.layers.values().all(|layer| layer.stage == Stage::Done && layer.size.is_none())
     }
 
+    /// All bytes have come.
+    pub(super) fn is_unpacking(&self) -> bool {
+        !self.is_unknown() && self.count(Stage::Downloaded) == self.layers.len()
+    }
+
     fn count(&self, at_least: Stage) -> usize {
         self.layers.values().filter(|layer| layer.stage >= at_least).count()
     }
@@ -128,7 +133,7 @@ impl Pull {
         if self.is_unknown() {
             return text;
         }
-        if self.count(Stage::Downloaded) == all {
+        if self.is_unpacking() {
             return format!("{text}: unpacking, {} of {all} layers", self.count(Stage::Done));
         }
         text.push_str(&format!(": {} of {all} layers", self.count(Stage::Downloaded)));
@@ -311,6 +316,7 @@ mod tests {
         for (now, line, moves, percent, text) in steps {
             assert_eq!(pull.take(line, Tick(now)), moves, "{line:?}");
             assert_eq!(words(&pull, now), (percent, text.to_owned()), "{line:?}");
+            assert_eq!(pull.is_unpacking(), text.contains("unpacking"), "{line:?}");
         }
     }
 

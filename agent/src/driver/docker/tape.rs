@@ -12,6 +12,9 @@ use super::output::{Cursor, Stream};
 use crate::driver::logs::Log;
 use crate::replica::spec::ContainerRef;
 
+/// How much older than the newest piece one may be that comes after it, in seconds: the two streams are not in step.
+const OVERLAP: u64 = 5;
+
 /// The tapes of the containers that are watched, or were until their watchers were stopped.
 pub(super) type Tapes = HashMap<ContainerRef, Arc<Mutex<Tape>>>;
 
@@ -55,24 +58,26 @@ impl Tape {
         Self { log, cursor: Cursor::default(), is_broken: false }
     }
 
-    /// The output comes again from its beginning.
-    pub(super) fn rewind(&mut self) {
+    /// The output comes again. Since when it must, in seconds since 1970, for nothing to be missing.
+    pub(super) fn rewind(&mut self) -> u64 {
         self.cursor.rewind();
+        self.cursor.newest().map_or(0, |newest| newest.saturating_sub(OVERLAP))
     }
 
     /// Writes what is new of some pieces. A disk that takes nothing costs the output, never the container.
     pub(super) fn take(&mut self, pieces: &[LogOutput]) {
         let mut new = Vec::new();
         for piece in pieces {
-            let (stream, bytes) = match piece {
-                LogOutput::StdErr { message } => (Stream::Err, message),
-                LogOutput::StdOut { message }
-                | LogOutput::StdIn { message }
-                | LogOutput::Console { message } => (Stream::Out, message),
-            };
+            let (stream, bytes) = parts(piece);
             new.extend_from_slice(self.cursor.take(stream, bytes).unwrap_or_default());
         }
         self.write(&new);
+    }
+
+    /// Whether a piece should have come by now and did not.
+    pub(super) fn lacks(&self, piece: &LogOutput) -> bool {
+        let (stream, bytes) = parts(piece);
+        self.cursor.lacks(stream, bytes)
     }
 
     /// Writes a line of the agent's own, on a line of its own.
@@ -98,6 +103,15 @@ impl Tape {
     /// The last lines, for people.
     pub(super) fn last_words(&self, lines: usize, max: usize) -> String {
         self.log.last_words(lines, max)
+    }
+}
+
+fn parts(piece: &LogOutput) -> (Stream, &[u8]) {
+    match piece {
+        LogOutput::StdErr { message } => (Stream::Err, message),
+        LogOutput::StdOut { message } | LogOutput::StdIn { message } | LogOutput::Console { message } => {
+            (Stream::Out, message)
+        }
     }
 }
 

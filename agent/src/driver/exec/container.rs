@@ -20,7 +20,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// With this the Engine begins what it writes instead of a program that it cannot start, and so the program ends.
 const NOT_STARTED: &str = "OCI runtime exec failed";
 const NOT_STARTED_CODES: [i32; 2] = [126, 127];
-/// The most of it that is read, in bytes.
+/// It is no longer than this, in bytes.
 const NOT_STARTED_MAX: usize = 4 * 1024;
 
 /// Starts a command.
@@ -95,7 +95,7 @@ async fn forward(
             Err(error) => return Some(Err(ExecError::Engine(format!("the connection broke: {error}")))),
         };
         if std::mem::take(&mut first) && bytes.starts_with(NOT_STARTED.as_bytes()) || !refusal.is_empty() {
-            refusal.extend_from_slice(bytes.get(..NOT_STARTED_MAX.min(bytes.len())).unwrap_or_default());
+            refusal.extend_from_slice(&bytes);
             if refusal.len() <= NOT_STARTED_MAX {
                 continue;
             }

@@ -126,7 +126,14 @@ impl Slot {
             pci_bus_id: self.facts.pci_bus_id.clone(),
             stats: Stats { memory_used_by_others_bytes, ..self.stats },
             problem: self.problem(),
+            is_lost: self.is_lost(),
         }
+    }
+
+    /// Whether what runs there cannot go on.
+    fn is_lost(&self) -> bool {
+        let gone = matches!(self.trouble, Some(Trouble::Lost(_) | Trouble::Unlisted | Trouble::Away(_)));
+        gone || self.fatal.is_some()
     }
 
     /// What is used beyond what our processes hold; 0 when that cannot be told.

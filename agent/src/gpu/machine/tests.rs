@@ -57,6 +57,10 @@ impl Driven {
     fn problem(&self, index: usize) -> &str {
         self.machine.inventory().gpus[index].problem.as_deref().unwrap_or_default()
     }
+
+    fn is_lost(&self, index: usize) -> bool {
+        self.machine.inventory().gpus[index].is_lost
+    }
 }
 
 #[test]
@@ -64,6 +68,7 @@ fn a_gpu_is_used_from_its_first_good_sample_on() {
     let mut driven = Driven::with(0);
     driven.open(&[0]);
     assert_eq!(driven.problem(0), "was not read yet");
+    assert!(!driven.is_lost(0), "what an earlier agent left running there goes on");
     assert_eq!(driven.good(0), [Effect::Changed]);
     assert_eq!(driven.good(0), []);
 }
@@ -90,6 +95,23 @@ fn trouble_is_over_after_three_good_samples_in_a_row() {
         assert_eq!(driven.usable(), ["GPU-1"], "{trouble:?}");
         assert_eq!(driven.good(0), [Effect::Usable { gpu: "gpu 0 (GPU-0)".to_owned() }, Effect::Changed]);
         assert_eq!(driven.usable(), ["GPU-0", "GPU-1"], "{trouble:?}");
+    }
+}
+
+#[test]
+fn what_runs_on_a_gpu_goes_on_unless_the_gpu_is_lost() {
+    let drain = Sample { action: RecoveryAction::DrainAndReset, ..Sample::default() };
+    for (event, is_lost) in [
+        (Event::Sampled { position: 0, sample: Err(Fault("fell off the bus".to_owned())) }, true),
+        (Event::Xid { position: 0, xid: 79 }, true),
+        (Event::Closed { why: Closed::Absent, error: "the driver was unloaded".to_owned() }, true),
+        (Event::Overdue { position: Some(0) }, false),
+        (Event::Sampled { position: 0, sample: Ok(drain) }, false),
+        (Event::Closed { why: Closed::Renew, error: String::new() }, false),
+    ] {
+        let mut driven = Driven::with(1);
+        driven.say(event.clone());
+        assert_eq!(driven.is_lost(0), is_lost, "{event:?}");
     }
 }
 

@@ -1,9 +1,12 @@
 //! Ollama fetches its models itself: what it says is passed on, and what it says wrong is an error.
 
+use std::time::Duration;
+
 use nebula_sim::runtime::{Args, start};
 
 use super::stand_in::Fault;
 use super::{World, within};
+use crate::models::ollama::patience;
 use crate::models::{FileStatus, Kind, Pull};
 use crate::progress::Reporter;
 
@@ -53,6 +56,17 @@ async fn what_goes_wrong_is_a_clear_error() {
         assert_eq!(error.kind, kind, "{error}");
         let text = error.to_string();
         assert!(text.contains(part) && text.contains("llama3.2:1b") && text.len() < 400, "{text}");
+    }
+}
+
+#[test]
+fn ollama_may_be_silent_while_it_reads_what_it_has_fetched() {
+    let stall = Duration::from_secs(120);
+    for said in ["", "pulling manifest", "pulling 6a0746a1ec1a"] {
+        assert_eq!(patience(stall, said), stall, "{said}");
+    }
+    for said in ["verifying sha256 digest", "writing manifest", "removing any unused layers"] {
+        assert!(patience(stall, said) >= Duration::from_secs(3_600), "{said}");
     }
 }
 

@@ -41,6 +41,8 @@ pub enum Event {
     Progressed { attempt: u32 },
     /// It was healthy and has answered nothing several times.
     Silent { attempt: u32, message: String },
+    /// It still answers nothing, but what leads to it is away too: that says nothing about the runtime.
+    Excused { attempt: u32 },
     /// It answers again.
     Answering { attempt: u32 },
     /// Something it needs is lost or cannot be had: it has to end, and fails for this.

@@ -200,6 +200,10 @@ impl Machine {
             }
             Phase::Running { .. } => {
                 self.note("running", "the runtime is healthy".to_owned());
+                // When it fires, all crashes are older than the window. One that is not wanted any more is stale.
+                if self.state.recent_crashes > 0 {
+                    follow.push(Effect::SetTimer { fence, after: self.policy.crash_window });
+                }
                 let guard = Effect::Guard { attempt: self.state.attempt };
                 follow.extend([guard, Effect::Route { ready: true }, Effect::Report]);
             }

@@ -158,6 +158,15 @@ impl Machine {
         self.finish(follow)
     }
 
+    /// The time that it has to answer again begins anew.
+    pub(super) fn on_excused(&mut self, attempt: u32) -> Vec<Effect> {
+        if !matches!(self.state.phase, Phase::Hung { .. }) || attempt != self.state.attempt {
+            return Vec::new();
+        }
+        self.fence += 1;
+        vec![Effect::SetTimer { fence: self.fence, after: self.policy.hung_max }]
+    }
+
     pub(super) fn on_answering(&mut self, attempt: u32) -> Vec<Effect> {
         let Phase::Hung { instance, .. } = self.state.phase else { return Vec::new() };
         if attempt != self.state.attempt {
@@ -198,6 +207,12 @@ impl Machine {
                 let follow = self.enter(Phase::Preparing);
                 self.finish(follow)
             }
+            // So that an agent that begins anew does not take them for fresh ones.
+            Phase::Running { .. } => {
+                self.crashes.clear();
+                self.state.recent_crashes = 0;
+                self.finish(Vec::new())
+            }
             Phase::Killing { instance, .. } => vec![
                 Effect::Signal { instance, signal: Signal::Kill },
                 Effect::SetTimer { fence: self.fence, after: self.policy.grace.max(KILL_AGAIN_MIN) },
@@ -205,7 +220,6 @@ impl Machine {
             Phase::New
             | Phase::Preparing
             | Phase::Spawning { .. }
-            | Phase::Running { .. }
             | Phase::Stopped
             | Phase::Failed(_)
             | Phase::Removed

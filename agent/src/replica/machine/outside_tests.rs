@@ -153,7 +153,10 @@ fn one_that_hangs_leaves_the_route_comes_back_or_is_started_again() {
         "persist(running), cancel_timer, guard(1), route(true), report"
     );
     assert_eq!(machine.state().restarts, 0);
-    let effects = machine.step(silent(), NOW);
+    let early = machine.step(silent(), NOW);
+    let effects = machine.step(Event::Excused { attempt: 1 }, NOW);
+    assert_eq!(names(&effects), ["timer(60s)"]);
+    assert_eq!(step(&mut machine, fence_of(&early)), "", "it is not ended for what is not its fault");
     assert_eq!(
         step(&mut machine, fence_of(&effects)),
         "persist(stopping), stop_probe, route(false), signal(c9 Term), timer(10s), report"

@@ -293,6 +293,26 @@ fn old_crashes_are_forgotten() {
 }
 
 #[test]
+fn crashes_of_one_that_has_run_well_since_are_forgotten_by_the_next_agent_too() {
+    let crashed = || {
+        let mut machine = after(running());
+        let effects = machine.step(exited(1, 1), NOW);
+        machine.step(fence_of(&effects), NOW);
+        machine.step(Event::Prepared { attempt: 2, port: 1 }, NOW);
+        machine.step(Event::Spawned { attempt: 2, instance: process(2) }, NOW);
+        let effects = machine.step(Event::Healthy { attempt: 2 }, NOW);
+        assert!(names(&effects).contains(&"timer(600s)".to_owned()), "{:?}", names(&effects));
+        (machine, fence_of(&effects))
+    };
+    let (mut machine, well) = crashed();
+    assert_eq!(step(&mut machine, well), "persist()");
+    assert_eq!(machine.state().recent_crashes, 0);
+    let (mut machine, well) = crashed();
+    machine.step(exited(2, 1), NOW);
+    assert_eq!((step(&mut machine, well).as_str(), machine.state().recent_crashes), ("", 2));
+}
+
+#[test]
 fn a_restart_is_carried_out_once_per_generation() {
     let restart = |generation| Event::Restart { generation };
     let mut machine = after(running());

@@ -16,15 +16,18 @@ const SILENT_MAX: u32 = 3;
 pub(super) enum News {
     /// It answers nothing any more: what was seen.
     Silent(String),
+    /// It still answers nothing, and that is not its own fault now.
+    Excused,
     /// It answers again.
     Answering,
 }
 
-/// Asks for ever, and tells when something is different.
+/// Asks for ever, and tells when something is different; and again and again, as long as one that is silent is excused.
 pub(super) async fn guard<T: Future<Output = ()>>(
     port: u16,
     path: &str,
     ask_every: Duration,
+    is_excused: impl Fn() -> bool,
     tell: impl Fn(News) -> T,
 ) {
     let mut every = tokio::time::interval(ask_every);
@@ -46,6 +49,9 @@ pub(super) async fn guard<T: Future<Output = ()>>(
                 tracing::debug!(port, silent, %silence, "runtime does not answer");
                 if silent == SILENT_MAX {
                     tell(News::Silent(format!("the runtime does not answer any more: {silence}"))).await;
+                }
+                if silent >= SILENT_MAX && is_excused() {
+                    tell(News::Excused).await;
                 }
             }
         }
@@ -101,7 +107,8 @@ mod tests {
             let sent = sender.send(what);
             async move { sent.expect("somebody listens") }
         };
-        let guarding = tokio::spawn(async move { guard(runtime.port, "/health", OFTEN, told).await });
+        let guarding =
+            tokio::spawn(async move { guard(runtime.port, "/health", OFTEN, || false, told).await });
         while runtime.asked.load(Ordering::Acquire) < 5 {
             tokio::time::sleep(OFTEN / 10).await;
         }
@@ -129,8 +136,11 @@ mod tests {
             let sent = sender.send(what);
             async move { sent.expect("somebody listens") }
         };
-        let guarding = tokio::spawn(async move { guard(port, "/", OFTEN, told).await });
+        let guarding = tokio::spawn(async move { guard(port, "/", OFTEN, || true, told).await });
         assert!(matches!(news.recv().await, Some(News::Silent(message)) if message.contains("refused")));
+        for _ in 0..2 {
+            assert_eq!(news.recv().await, Some(News::Excused));
+        }
         guarding.abort();
     }
 }

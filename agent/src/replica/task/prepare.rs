@@ -11,7 +11,7 @@ use nebula_core::runtime::Driver;
 use tokio::sync::mpsc;
 
 use super::{News, Task};
-use crate::driver::docker::EngineStatus;
+use crate::driver::docker::{Docker, EngineStatus};
 use crate::models::ModelError;
 use crate::progress::Reporter;
 use crate::replica::machine::{Entry, Event, FailureReason};
@@ -23,7 +23,7 @@ use crate::runtimes;
 pub(super) const TRIES: u32 = 3;
 /// Before the second try; doubles before the third.
 pub(super) const RETRY_FIRST: Duration = Duration::from_secs(10);
-/// How long an Engine that hangs is waited for.
+/// How long an Engine is waited for that hangs, or has gone away.
 const ENGINE_WAIT: Duration = Duration::from_secs(15 * 60);
 
 /// How long an agent that has just started may take to learn its GPUs.
@@ -41,9 +41,10 @@ pub(super) struct Ready {
 }
 
 /// Why it is not ready.
-struct Unprepared {
+#[derive(Debug)]
+pub(super) struct Unprepared {
     reason: FailureReason,
-    message: String,
+    pub(super) message: String,
     /// It may go well a little later.
     passing: bool,
 }
@@ -83,6 +84,8 @@ struct Preparation {
     attempt: u32,
     /// The port it had, or wants; 0: any.
     port: u16,
+    /// It was healthy once.
+    has_run: bool,
     reporter: Reporter,
     own: mpsc::Sender<News>,
 }
@@ -98,6 +101,7 @@ impl Task {
             replica: state.replica,
             attempt,
             port: state.port,
+            has_run: state.ever_healthy,
             reporter: self.reporter.clone(),
             own: self.own.0.clone(),
         };
@@ -139,6 +143,9 @@ impl Preparation {
         let port = self.claim().await?;
         let driver = self.driver().await?;
         let gpu_uuids = self.gpus().await?;
+        if driver == Driver::Process {
+            self.program().await?;
+        }
         let (spec, reporter) = (&self.spec, &self.reporter);
         let fetching = self.shared.models.fetch(spec, reporter);
         let local_model = self.told("fetching", "fetched", fetching).await?;
@@ -156,10 +163,10 @@ impl Preparation {
         blocking(move || shared.ports.claim(replica, port).map_err(Unprepared::lasting)).await
     }
 
-    /// How it is run. An Engine that hangs counts as one that is there, and is waited for.
+    /// How it is run. An Engine that hangs counts as one that is there, and is waited for; so does one that has gone.
     async fn driver(&self) -> Result<Driver, Unprepared> {
         let status = self.shared.drivers.engine().await;
-        let is_there = !matches!(status, EngineStatus::Absent { .. });
+        let is_there = !matches!(status, EngineStatus::Absent { .. }) || self.expects_engine();
         let (shared, spec) = (Arc::clone(&self.shared), Arc::clone(&self.spec));
         let driver = blocking(move || {
             let chosen = runtimes::choose_driver(&spec, shared.node_driver, is_there, &shared.tools);
@@ -172,31 +179,14 @@ impl Preparation {
         Ok(driver)
     }
 
-    /// Waits for the Engine.
+    /// Whether an Engine that is away will be back: it was there before, or the replica has run and the machine may just
+    /// be coming up. On a machine that never had one, who deployed hears of it soon.
+    fn expects_engine(&self) -> bool {
+        self.has_run || self.shared.drivers.docker().has_answered()
+    }
+
     async fn engine(&self) -> Result<(), Unprepared> {
-        let mut status = self.shared.drivers.docker().subscribe();
-        let waiting = async {
-            loop {
-                let now = status.borrow_and_update().clone();
-                match now {
-                    EngineStatus::Ready { .. } => return Ok(()),
-                    EngineStatus::Absent { error } => {
-                        return Err(Unprepared { passing: true, ..Unprepared::lasting(error) });
-                    }
-                    EngineStatus::Unresponsive { error, .. } => {
-                        self.reporter.say(None, format!("waits for the Docker Engine: {error}"));
-                    }
-                    EngineStatus::Unknown => self.reporter.say(None, "waits for the Docker Engine"),
-                }
-                if status.changed().await.is_err() {
-                    return Err(Unprepared::lasting("the agent is stopping"));
-                }
-            }
-        };
-        tokio::time::timeout(ENGINE_WAIT, waiting).await.unwrap_or_else(|_| {
-            let limit = human(ENGINE_WAIT);
-            Err(Unprepared::lasting(format!("the Docker Engine did not answer within {limit}; restart it")))
-        })
+        until_engine(self.shared.drivers.docker(), &self.reporter, self.expects_engine()).await
     }
 
     async fn gpus(&self) -> Result<Vec<String>, Unprepared> {
@@ -205,6 +195,12 @@ impl Preparation {
         }
         self.shared.gpus.first_look(GPUS_WAIT).await;
         self.shared.gpus.resolve(&self.spec.gpu_devices).map_err(Unprepared::gpu)
+    }
+
+    /// Looks for what a process needs beside its model, before that is fetched.
+    async fn program(&self) -> Result<(), Unprepared> {
+        let (shared, spec) = (Arc::clone(&self.shared), Arc::clone(&self.spec));
+        blocking(move || runtimes::check_program(&spec, &shared.tools).map_err(Unprepared::lasting)).await
     }
 
     /// Looks whether all that is left to have is there. The image, if it is to be a container.
@@ -273,10 +269,72 @@ impl Preparation {
     }
 }
 
+/// Waits for the Engine; for one that is away only with `is_expected`.
+pub(super) async fn until_engine(
+    docker: &Docker,
+    reporter: &Reporter,
+    is_expected: bool,
+) -> Result<(), Unprepared> {
+    let mut status = docker.subscribe();
+    let waiting = async {
+        loop {
+            let now = status.borrow_and_update().clone();
+            match now {
+                EngineStatus::Ready { .. } => return Ok(()),
+                EngineStatus::Absent { error } if !is_expected => {
+                    return Err(Unprepared { passing: true, ..Unprepared::lasting(error) });
+                }
+                EngineStatus::Absent { error } | EngineStatus::Unresponsive { error, .. } => {
+                    reporter.say(None, format!("waits for the Docker Engine: {error}"));
+                }
+                EngineStatus::Unknown => reporter.say(None, "waits for the Docker Engine"),
+            }
+            if status.changed().await.is_err() {
+                return Err(Unprepared::lasting("the agent is stopping"));
+            }
+        }
+    };
+    tokio::time::timeout(ENGINE_WAIT, waiting).await.unwrap_or_else(|_| {
+        let limit = human(ENGINE_WAIT);
+        Err(Unprepared::lasting(format!("the Docker Engine did not answer within {limit}; restart it")))
+    })
+}
+
 /// Runs something that may block.
 async fn blocking<T: Send + 'static>(
     look: impl FnOnce() -> Result<T, Unprepared> + Send + 'static,
 ) -> Result<T, Unprepared> {
     let looking = tokio::task::spawn_blocking(look).await;
     looking.unwrap_or_else(|_| Err(Unprepared::lasting("the agent failed while it looked")))
+}
+
+#[cfg(test)]
+mod tests {
+    use nebula_core::clock::Clock;
+
+    use super::*;
+    use crate::driver::docker::Settings;
+
+    #[tokio::test]
+    async fn an_engine_that_is_away_is_waited_for_only_when_it_will_be_back() {
+        let docker = Docker::new(Settings {
+            host: Some("unix:///nowhere/docker.sock".to_owned()),
+            agent_id: "agent".to_owned(),
+            memory_limit: None,
+            clock: Clock::start(),
+        });
+        let docker = docker.expect("a driver");
+        let looking = tokio::spawn(docker.clone().run());
+        let reporter = Reporter::default();
+        let never_there = until_engine(&docker, &reporter, false).await.expect_err("nobody is there");
+        assert!(never_there.passing && never_there.message.contains("cannot be reached"));
+        let mut told = reporter.subscribe();
+        let says = told.wait_for(|word| word.message.starts_with("waits for the Docker Engine: "));
+        tokio::select! {
+            _ = until_engine(&docker, &reporter, true) => panic!("nobody is there"),
+            said = says => assert!(said.is_ok()),
+        }
+        assert!(!docker.has_answered());
+        looking.abort();
+    }
 }

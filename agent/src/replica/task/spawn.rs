@@ -8,7 +8,7 @@ use nebula_core::runtime::Driver;
 use tokio::process::Child;
 use tokio::sync::watch;
 
-use super::prepare::{RETRY_FIRST, Ready, TRIES};
+use super::prepare::{RETRY_FIRST, Ready, TRIES, until_engine};
 use super::{News, Task};
 use crate::driver::docker::{ContainerName, StartError};
 use crate::driver::logs::Logs;
@@ -107,7 +107,7 @@ fn make_process(
 }
 
 impl Making {
-    /// Makes the container, with more tries when the Engine is away. What was half made is removed by the next try,
+    /// Makes the container, with more tries when the Engine was away or hung, each when it is back. What was half made is removed by the next try,
     /// by the driver, or at last by the one who looks for strays.
     async fn run(mut self) -> Event {
         let attempt = self.ready.attempt;
@@ -134,8 +134,16 @@ impl Making {
             }
             tracing::warn!(replica_id = %self.name.replica, error = message, tries, "container not made");
             self.reporter.say(None, format!("{message}; trying again in {}", human(wait)));
+            let (docker, reporter) = (self.shared.drivers.docker(), &self.reporter);
+            let waiting = async {
+                tokio::time::sleep(wait).await;
+                // It was there a moment ago.
+                until_engine(docker, reporter, true).await
+            };
             tokio::select! {
-                () = tokio::time::sleep(wait) => {}
+                waited = waiting => if let Err(gone) = waited {
+                    return Event::SpawnFailed { attempt, message: gone.message };
+                },
                 _ = self.unwanted.wait_for(|unwanted| *unwanted) => {
                     return Event::SpawnFailed { attempt, message };
                 }

@@ -155,17 +155,21 @@ impl Following {
     async fn guard(&self) -> Event {
         let attempt = self.attempt;
         let path = runtimes::health(self.spec.runtime).path;
+        // The way to a container leads through the Engine, which takes it along when it is stopped or upgraded.
+        let docker = self.shared.drivers.docker();
+        let is_excused = || self.instance.container().is_some() && !docker.status().is_ready();
         let tell = |news| {
             self.tell(match news {
                 guard::News::Silent(message) => Event::Silent { attempt, message },
+                guard::News::Excused => Event::Excused { attempt },
                 guard::News::Answering => Event::Answering { attempt },
             })
         };
-        guard::guard(self.port, path, guard::ASK_EVERY, tell).await;
+        guard::guard(self.port, path, guard::ASK_EVERY, is_excused, tell).await;
         std::future::pending().await
     }
 
-    /// Resolves when a GPU that it uses is not usable any more.
+    /// Resolves when a GPU that it uses is lost.
     async fn until_gpu_lost(&self) -> Event {
         let wanted = &self.spec.gpu_devices;
         if wanted.is_empty() {
@@ -194,8 +198,8 @@ fn lost(gpus: &Gpus, indices: &[u32], uuids: &[String]) -> Option<String> {
     let mut used = inventory.gpus.iter().filter(|gpu| {
         if uuids.is_empty() { indices.contains(&gpu.index) } else { uuids.contains(&gpu.uuid) }
     });
-    used.find_map(|gpu| {
-        let problem = gpu.problem.as_deref()?;
-        Some(format!("gpu {}: {problem}", gpu.index))
+    used.find(|gpu| gpu.is_lost).map(|gpu| {
+        let problem = gpu.problem.as_deref().unwrap_or("is lost");
+        format!("gpu {}: {problem}", gpu.index)
     })
 }

@@ -54,6 +54,22 @@ fn the_usual_command_lines() {
 }
 
 #[test]
+fn a_missing_program_is_seen_before_its_model_is_fetched() {
+    let (_dir, path) = programs(&["vllm"]);
+    let check = |runtime, command: &[&str]| {
+        let mut spec = spec(runtime, Some("s3://bucket/key"));
+        spec.env.insert("PATH".to_owned(), path.clone());
+        spec.command = command.iter().map(|word| (*word).to_owned()).collect();
+        check_program(&spec, &tools()).map_err(|error| error.to_string())
+    };
+    assert_eq!(check(RuntimeKind::Vllm, &[]), Ok(()));
+    let error = check(RuntimeKind::Tgi, &[]).expect_err("it is not there");
+    assert!(error.starts_with("the program \"text-generation-launcher\" is not on this node"), "{error}");
+    let command = ["{model}/serve"];
+    assert_eq!(check(RuntimeKind::Tgi, &command), Ok(()), "nobody knows it before the model is there");
+}
+
+#[test]
 fn a_fetched_model_stands_in_for_its_source() {
     let (_dir, path) = programs(&["vllm", "text-generation-launcher", "llama-server"]);
     let dir = files(&["m.gguf"]);
