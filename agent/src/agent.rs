@@ -14,6 +14,7 @@ use crate::driver::docker::{Docker, EngineStatus};
 use crate::gpu::{self, Gpus};
 use crate::health;
 use crate::host::Host;
+use crate::offers::Offers;
 use crate::registrar::Heard;
 use crate::replica::declined::Declined;
 use crate::replica::machine::Status;
@@ -29,8 +30,8 @@ pub(crate) struct Agent {
     pub(crate) store: Store,
     pub(crate) clock: Clock,
     pub(crate) started: Tick,
-    /// Runtimes whose program is here, as far as is known by now.
-    pub(crate) supported: watch::Sender<Vec<String>>,
+    /// Which runtimes can be run here, as far as is known by now.
+    pub(crate) offers: Offers,
     /// How the conversation with nebulad goes.
     pub(crate) heard: Heard,
     /// The last registration; none before the first.
@@ -48,7 +49,7 @@ pub(crate) struct Registration {
 impl Agent {
     /// What this node offers.
     pub(crate) fn capabilities(&self) -> NodeCapabilities {
-        self.host.capabilities(self.supported.borrow().clone(), &self.gpus.inventory())
+        self.host.capabilities(self.offers.supported.borrow().clone(), &self.gpus.inventory())
     }
 
     /// How busy this node is.

@@ -20,16 +20,17 @@ use crate::driver::docker::{self, Docker};
 use crate::gpu::Gpus;
 use crate::host::{self, Host};
 use crate::models::{self, Models};
+use crate::offers::{self, Offers};
 use crate::ports::Ports;
 use crate::proxy::table::Routes;
 use crate::registrar::commands::Commands;
 use crate::registrar::{Heard, Identity, Registrar};
 use crate::replica::machine::Policy;
 use crate::replica::manager::{Parts, Replicas};
-use crate::runtimes::{self, Tools};
+use crate::runtimes::Tools;
 use crate::store::commands::Done;
 use crate::store::{self, StoreError};
-use crate::{agent_id, grpc, metrics, offers, proxy};
+use crate::{agent_id, grpc, metrics, proxy};
 
 /// Memory for the store's pages.
 const STORE_CACHE_BYTES: u64 = 8 * 1024 * 1024;
@@ -109,12 +110,12 @@ pub async fn start(config: Config) -> Result<Running, Fatal> {
     }
     let routes = Arc::new(Routes::default());
     let changed = Arc::new(Notify::new());
-    let supported = watch::Sender::new(offers::names(&runtimes::supported_at_a_glance(&tools, false)));
-    let offers = tokio::spawn(offers::follow(
+    let offers = Offers::default();
+    let looking = tokio::spawn(offers::follow(
         tools.clone(),
         config.driver,
         docker.subscribe(),
-        supported.clone(),
+        offers.clone(),
         Arc::clone(&changed),
     ));
     let parts = Parts {
@@ -144,7 +145,7 @@ pub async fn start(config: Config) -> Result<Running, Fatal> {
         store,
         clock,
         started: clock.now(),
-        supported,
+        offers,
         heard: Heard::default(),
         registration: watch::Sender::new(None),
     });
@@ -152,7 +153,7 @@ pub async fn start(config: Config) -> Result<Running, Fatal> {
     let identity = identity(&config, stored_id, &listeners)?;
     let commands = Commands::new(replicas, done);
     let registrar = Registrar::new(Arc::clone(&agent), identity, commands, changed);
-    serve(&config, listeners, agent, routes, registrar, [engine, offers])
+    serve(&config, listeners, agent, routes, registrar, [engine, looking])
 }
 
 fn serve(
@@ -161,7 +162,7 @@ fn serve(
     agent: Arc<Agent>,
     routes: Arc<Routes>,
     registrar: Registrar,
-    [engine, offers]: [JoinHandle<()>; 2],
+    [engine, looking]: [JoinHandle<()>; 2],
 ) -> Result<Running, Fatal> {
     let (grpc_addr, proxy_addr, metrics_addr) =
         (local(&listeners.grpc)?, local(&listeners.proxy)?, local(&listeners.metrics)?);
@@ -186,9 +187,10 @@ fn serve(
     });
     let watching = Arc::clone(&agent);
     let host = tokio::spawn(async move { watching.host.watch().await });
-    let (gpus, deregister) = (agent.gpus.clone(), config.deregister_on_stop);
+    let (gpus, offers) = (agent.gpus.clone(), agent.offers.clone());
+    let deregister = config.deregister_on_stop;
     let registrar = tokio::spawn(async move {
-        gpus.first_look(GPU_LOOK_LIMIT).await;
+        tokio::join!(gpus.first_look(GPU_LOOK_LIMIT), offers.first_look());
         registrar.run(registrar_stopped, deregister).await;
     });
     Ok(Running {
@@ -201,7 +203,7 @@ fn serve(
         stop_registrar,
         grpc,
         registrar,
-        lookers: [host, engine, offers],
+        lookers: [host, engine, looking],
         servers,
     })
 }

@@ -128,9 +128,19 @@ impl World {
                 all.iter().map(running).sum::<usize>() == 3
                     && world.system.routes.load().iter().map(|route| route.endpoints.len()).sum::<usize>()
                         == 3
+                    && world.nothing_waits()
             })
             .await;
         world
+    }
+
+    /// Whether every node has settled what it was told: a replica may be seen to run before its start is.
+    fn nothing_waits(&self) -> bool {
+        let mut waiting = 0;
+        flatten(&self.view(), &mut |_, actor| {
+            waiting += actor["status"]["commands_waiting"].as_u64().unwrap_or_default();
+        });
+        waiting == 0
     }
 
     async fn in_dir(data: TempDir, agents: Arc<Agents>) -> Self {
