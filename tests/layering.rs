@@ -19,12 +19,13 @@ const PARTS: [(&str, &[&str]); 8] = [
 const JOINERS: [&str; 4] = ["app", "dev", "main", "lib"];
 
 /// Crates that only some parts of nebulad may name.
-const CRATES: [(&str, &[&str]); 10] = [
+const CRATES: [(&str, &[&str]); 11] = [
     ("nebula_proto", &["grpc"]),
     ("tonic", &["grpc"]),
     ("tonic_health", &["grpc"]),
     ("tonic_reflection", &["grpc"]),
     ("actix_web", &["http"]),
+    ("nebula_dialect", &["http"]),
     ("nebula_relay", &["http"]),
     ("nebula_store", &["store"]),
     ("nebula_agent", &[]),

@@ -4,6 +4,7 @@ use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use bytes::Bytes;
+use nebula_dialect::ScanError;
 use serde_json::json;
 
 /// When a client should ask again after a model that cannot serve yet, in seconds.
@@ -52,6 +53,15 @@ pub enum OpenAiError {
     Upstream,
     /// The upstream took too long.
     UpstreamTimeout,
+}
+
+impl From<ScanError> for OpenAiError {
+    fn from(error: ScanError) -> Self {
+        match error {
+            ScanError::InvalidJson(why) => Self::InvalidJson(why),
+            ScanError::MissingModel => Self::MissingModel,
+        }
+    }
 }
 
 /// One row of the table.

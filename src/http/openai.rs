@@ -1,6 +1,6 @@
 //! The gateway: OpenAI's API in front of the deployments' runtimes.
 //!
-//! A request is read, its model is found by a scan of the bytes ([`scan`], [`form`]), the caller is let in or not
+//! A request is read, its model is found by a scan of the bytes ([`nebula_dialect::scan`], [`form`]), the caller is let in or not
 //! ([`credential`]), and the bytes go to the agent's proxy of the least busy replica ([`forward`]), whose answer
 //! streams back ([`answer`]). Routes come from the table that the router publishes; no actor is asked.
 
@@ -12,7 +12,6 @@ mod form;
 mod forward;
 mod models;
 mod outcome;
-mod scan;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -23,6 +22,7 @@ use actix_web::http::header::{ACCESS_CONTROL_REQUEST_METHOD, ALLOW, HeaderMap, H
 use actix_web::{HttpRequest, HttpResponse, web};
 use arc_swap::ArcSwap;
 use nebula_core::token::TokenHash;
+use nebula_dialect::{Surface, scan};
 use nebula_relay::Client;
 use uuid::Uuid;
 
@@ -68,62 +68,16 @@ pub struct Limits {
     pub upstream_idle_timeout: Duration,
 }
 
-/// A path whose requests go to a runtime.
-struct Surface {
-    /// After the prefix.
-    path: &'static str,
-    /// At the runtime, whatever our prefix is.
-    upstream: &'static str,
-    /// Its bodies are forms rather than JSON.
-    takes_form: bool,
-    /// What it does takes long on a GPU and gives something else each time.
-    generates: bool,
-    /// Its streams end with `[DONE]`, so that one without it is broken.
-    ends_with_done: bool,
-}
-
-impl Surface {
-    const fn new(path: &'static str, upstream: &'static str) -> Self {
-        Self { path, upstream, takes_form: false, generates: false, ends_with_done: false }
-    }
-
-    const fn of_forms(self) -> Self {
-        Self { takes_form: true, ..self }
-    }
-
-    const fn generating(self) -> Self {
-        Self { generates: true, ..self }
-    }
-
-    const fn until_done(self) -> Self {
-        Self { ends_with_done: true, ..self }
-    }
-}
-
-const SURFACES: [Surface; 10] = [
-    Surface::new("/chat/completions", "/v1/chat/completions").generating().until_done(),
-    Surface::new("/completions", "/v1/completions").generating().until_done(),
-    Surface::new("/embeddings", "/v1/embeddings"),
-    Surface::new("/responses", "/v1/responses").generating(),
-    Surface::new("/messages", "/v1/messages").generating(),
-    Surface::new("/rerank", "/v1/rerank"),
-    Surface::new("/score", "/v1/score"),
-    Surface::new("/audio/transcriptions", "/v1/audio/transcriptions").of_forms().generating(),
-    Surface::new("/images/generations", "/v1/images/generations").generating(),
-    // Runtimes have this one outside of /v1.
-    Surface::new("/tokenize", "/tokenize"),
-];
-
 /// What a path under the prefix means.
 enum Target<'a> {
-    Surface(&'static Surface),
+    Surface(Surface),
     Models,
     Model(&'a str),
 }
 
 impl<'a> Target<'a> {
     fn of(path: &'a str) -> Option<Self> {
-        if let Some(surface) = SURFACES.iter().find(|surface| surface.path == path) {
+        if let Some(surface) = Surface::at(path) {
             return Some(Self::Surface(surface));
         }
         match path.strip_prefix("/models")? {
@@ -217,7 +171,11 @@ async fn dispatch(
         }
     };
     let body = body::read(request, payload, worker.gateway.limits.max_body_bytes).await?;
-    let scan = if surface.takes_form { form::scan(request.headers(), &body)? } else { scan::scan(&body)? };
+    let scan = if surface.takes_form() {
+        form::scan(request.headers(), &body)?
+    } else {
+        scan::scan(&body).map_err(OpenAiError::from)?
+    };
     let route = {
         let table = worker.gateway.routes.load();
         caller(worker, request, &table).route(&table, &scan.model)?

@@ -8,13 +8,14 @@ use actix_web::http::header::{
 };
 use actix_web::{HttpResponse, HttpResponseBuilder};
 use bytes::Bytes;
+use nebula_dialect::Surface;
 use nebula_relay::{Broken, End, PROXY_ERROR, Upstream, forward_response_headers};
 
 use crate::domain::route::{InflightGuard, Route};
 use crate::http::error::{OpenAiError, error_body};
 
+use super::Limits;
 use super::outcome::{Outcome, OutcomeKind, Outcomes};
-use super::{Limits, Surface};
 
 /// Largest error body that is looked at, in bytes.
 const ERROR_BODY_MAX: usize = 64 * 1024;
@@ -29,7 +30,7 @@ const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering")
 /// What is known of the call when its answer comes.
 pub(crate) struct Answering<'a> {
     pub(crate) route: &'a Route,
-    pub(crate) surface: &'static Surface,
+    pub(crate) surface: Surface,
     /// Held until the body has ended.
     pub(crate) place: InflightGuard,
     pub(crate) outcomes: Outcomes,
@@ -73,7 +74,7 @@ fn relayed(upstream: Upstream, answering: Answering<'_>) -> HttpResponse {
     }
     let Answering { route, surface, place, outcomes, limits } = answering;
     let (route, replica) = (route.deployment_id, place.endpoint().replica_id);
-    let event = if surface.ends_with_done { any_break } else { real_break };
+    let event = if surface.ends_with_done() { any_break } else { real_break };
     let body = upstream.relay(limits.upstream_idle_timeout, event).on_end(move |end| {
         let kind = match end {
             End::Whole | End::Abandoned | End::Broken(Broken::Unfinished) => None,

@@ -1,4 +1,4 @@
-//! Finds the model in a `multipart/form-data` body (RFC 7578), as [`super::scan`] does in a JSON one. What parsers
+//! Finds the model in a `multipart/form-data` body (RFC 7578), as [`nebula_dialect::scan`] does in a JSON one. What parsers
 //! could read in two ways is refused: whoever is let in for one model must not be served another.
 
 use std::ops::Range;
@@ -8,7 +8,7 @@ use memchr::memmem;
 
 use crate::http::error::OpenAiError;
 
-use super::scan::Scan;
+use nebula_dialect::Scan;
 
 /// Most fields of a form.
 const FIELDS_MAX: usize = 64;

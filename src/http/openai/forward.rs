@@ -6,14 +6,15 @@ use actix_web::http::header::{ACCEPT_ENCODING, AUTHORIZATION, HeaderMap, HeaderN
 use actix_web::http::{Method, StatusCode};
 use bytes::Bytes;
 use nebula_core::ids::ReplicaId;
+use nebula_dialect::Surface;
 use nebula_relay::{Call, CallBody, PROXY_ERROR, Upstream, UpstreamError, forward_request_headers};
 
 use crate::domain::route::{Endpoint, InflightGuard, Route};
 use crate::http::error::OpenAiError;
 
+use super::Worker;
 use super::answer::{Answering, answer};
 use super::outcome::{Outcome, Verdict};
-use super::{Surface, Worker};
 
 /// Most replicas that are asked for one request.
 const REPLICAS_MAX: usize = 3;
@@ -26,7 +27,7 @@ pub(crate) struct Admitted<'a> {
     pub(crate) request: &'a HttpRequest,
     /// What the upstream gets as the request's id.
     pub(crate) request_id: &'a HeaderValue,
-    pub(crate) surface: &'static Surface,
+    pub(crate) surface: Surface,
     pub(crate) route: &'a Route,
     pub(crate) body: Bytes,
 }
@@ -126,7 +127,7 @@ fn call(worker: &Worker, admitted: &Admitted<'_>, headers: &HeaderMap, endpoint:
     if let Ok(replica) = text(&endpoint.replica_id.to_string()) {
         headers.insert(REPLICA, replica);
     }
-    let mut path_and_query = admitted.surface.upstream.to_owned();
+    let mut path_and_query = admitted.surface.upstream().to_owned();
     if let Some(query) = admitted.request.uri().query() {
         path_and_query.push('?');
         path_and_query.push_str(query);

@@ -7,9 +7,8 @@ use std::sync::Arc;
 use actix_web::http::StatusCode;
 use actix_web::http::header::RETRY_AFTER;
 use nebula_core::ids::{DeploymentId, ReplicaId};
+use nebula_dialect::Surface;
 use nebula_relay::{PROXY_ERROR, Upstream, UpstreamError};
-
-use super::Surface;
 
 /// How one request to one replica went. A request counts once for each replica it was sent to; a stream that began
 /// well counts again if it breaks.
@@ -80,7 +79,7 @@ pub(crate) enum Retry {
 
 impl Verdict {
     /// Of an answer's head. A 500 stands: engines answer so to bad prompts, and a generation costs a GPU.
-    pub(crate) fn of_answer(upstream: &Upstream, surface: &Surface) -> Self {
+    pub(crate) fn of_answer(upstream: &Upstream, surface: Surface) -> Self {
         if let Some(code) = upstream.headers.get(PROXY_ERROR) {
             return Self::of_proxy(code.as_bytes(), surface);
         }
@@ -106,7 +105,7 @@ impl Verdict {
     }
 
     /// Of an answer of the node's proxy itself, by its code.
-    fn of_proxy(code: &[u8], surface: &Surface) -> Self {
+    fn of_proxy(code: &[u8], surface: Surface) -> Self {
         match code {
             b"upstream_connect" | b"model_not_ready" | b"model_not_found" => {
                 Self { kind: OutcomeKind::ConnectFailed, retry: Retry::Free }
@@ -120,7 +119,7 @@ impl Verdict {
     }
 
     /// Of a call without an answer.
-    pub(crate) fn of_error(error: &UpstreamError, surface: &Surface) -> Self {
+    pub(crate) fn of_error(error: &UpstreamError, surface: Surface) -> Self {
         match error {
             UpstreamError::Connect(_) => Self { kind: OutcomeKind::ConnectFailed, retry: Retry::Free },
             UpstreamError::Timeout => Self { kind: OutcomeKind::Timeout, retry: Retry::No },
@@ -130,8 +129,8 @@ impl Verdict {
     }
 
     /// The request may have reached the runtime, and be what broke it: a generation is not passed around.
-    fn broken(surface: &Surface) -> Self {
-        let retry = if surface.generates { Retry::No } else { Retry::Budgeted };
+    fn broken(surface: Surface) -> Self {
+        let retry = if surface.generates() { Retry::No } else { Retry::Budgeted };
         Self { kind: OutcomeKind::ServerError, retry }
     }
 }

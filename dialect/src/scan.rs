@@ -9,13 +9,22 @@ use bytes::{Bytes, BytesMut};
 use serde::de::{Deserialize, Deserializer as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::http::error::OpenAiError;
+/// Why a body cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ScanError {
+    /// It is not one JSON object; the text says why.
+    #[error("{0}")]
+    InvalidJson(String),
+    /// `model` is missing or no string.
+    #[error("\"model\" is missing or not a string")]
+    MissingModel,
+}
 
 /// What routing needs of a body.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Scan {
+pub struct Scan {
     /// The model that the client names.
-    pub(crate) model: String,
+    pub model: String,
     /// Where it stands in the body: as a JSON string with its quotes, or as it is.
     at: Range<usize>,
     is_json: bool,
@@ -23,25 +32,30 @@ pub(crate) struct Scan {
 
 /// Reads a body: one JSON object and nothing after it. Of two `model` keys the last one counts, as engines read it,
 /// however it is escaped: whoever is let in for one model must not be served another.
-pub(crate) fn scan(body: &[u8]) -> Result<Scan, OpenAiError> {
-    let invalid = |error: serde_json::Error| OpenAiError::InvalidJson(error.to_string());
+///
+/// # Errors
+/// When it is something else, or names no model.
+pub fn scan(body: &[u8]) -> Result<Scan, ScanError> {
+    let invalid = |error: serde_json::Error| ScanError::InvalidJson(error.to_string());
     let mut document = serde_json::Deserializer::from_slice(body);
     let model = document.deserialize_map(LastModel).map_err(invalid)?;
     document.end().map_err(invalid)?;
-    let raw = model.ok_or(OpenAiError::MissingModel)?.get();
-    let text: Cow<'_, str> = serde_json::from_str::<Text<'_>>(raw).map_err(|_| OpenAiError::MissingModel)?.0;
+    let raw = model.ok_or(ScanError::MissingModel)?.get();
+    let text: Cow<'_, str> = serde_json::from_str::<Text<'_>>(raw).map_err(|_| ScanError::MissingModel)?.0;
     let start = raw.as_ptr().addr().saturating_sub(body.as_ptr().addr());
     Ok(Scan { model: text.into_owned(), at: start..start + raw.len(), is_json: true })
 }
 
 impl Scan {
     /// Of a body in which the model stands as it is.
-    pub(crate) fn of_text(model: &str, at: Range<usize>) -> Self {
+    #[must_use]
+    pub fn of_text(model: &str, at: Range<usize>) -> Self {
         Self { model: model.to_owned(), at, is_json: false }
     }
 
     /// The body with `name` for the model.
-    pub(crate) fn with_model(&self, body: &Bytes, name: &str) -> Bytes {
+    #[must_use]
+    pub fn with_model(&self, body: &Bytes, name: &str) -> Bytes {
         if self.model == name {
             return body.clone();
         }
@@ -140,9 +154,9 @@ mod tests {
             "{'a':1}",
         ] {
             let error = scan(body.as_bytes()).expect_err(body);
-            assert!(matches!(error, OpenAiError::InvalidJson(_)), "{body}: {error:?}");
+            assert!(matches!(error, ScanError::InvalidJson(_)), "{body}: {error:?}");
         }
-        assert!(matches!(scan(b"{\"model\":\"\xff\"}"), Err(OpenAiError::InvalidJson(_))));
+        assert!(matches!(scan(b"{\"model\":\"\xff\"}"), Err(ScanError::InvalidJson(_))));
     }
 
     #[test]
@@ -150,7 +164,7 @@ mod tests {
         for body in
             ["{}", r#"{"Model":"a"}"#, r#"{"model":1}"#, r#"{"model":null}"#, r#"{"model":"a","model":{}}"#]
         {
-            assert_eq!(scan(body.as_bytes()), Err(OpenAiError::MissingModel), "{body}");
+            assert_eq!(scan(body.as_bytes()), Err(ScanError::MissingModel), "{body}");
         }
     }
 
