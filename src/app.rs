@@ -13,6 +13,7 @@ use arc_swap::ArcSwap;
 use nebula_core::clock::Clock;
 use nebula_core::exit::{Exit, Fatal};
 use nebula_core::telemetry::READY_TARGET;
+use nebula_core::telemetry::access::AccessLog;
 use nebula_core::token::{Secret, TokenKind};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -49,6 +50,7 @@ pub struct App {
     http: ServerHandle,
     grpc: GrpcServer,
     store: EmbeddedStore,
+    access: AccessLog,
     _watchdog: Watchdog,
 }
 
@@ -88,14 +90,23 @@ impl App {
         .await
         .map_err(|error| Fatal::new(Exit::Disk, format!("cannot start from the data directory: {error}")))?;
 
+        let access = config.access_log.map_or_else(AccessLog::off, AccessLog::to_stderr);
+        let form = config.access_log.unwrap_or_default();
         let gateway = Gateway {
             prefix: config.api_prefix.clone(),
             routes: routes.clone(),
+            routes_changed: system.routes_changed.clone(),
+            keys: Arc::default(),
+            usage: Arc::default(),
+            access: (access.clone(), form),
+            clock: system.tree.clock(),
             admin: admin_token.hash(),
             limits: Limits {
                 max_body_bytes: config.max_body_bytes,
                 upstream_timeout: config.upstream_timeout,
                 upstream_idle_timeout: config.upstream_idle_timeout,
+                hold: config.hold_starting,
+                keepalive: config.sse_keepalive,
             },
             origins: AllowOrigins::new(config.cors_allow_origins.clone()),
             outcomes: outcomes(routes, system.route.clone()),
@@ -118,7 +129,8 @@ impl App {
         let grpc = GrpcServer::start(grpc_port.listen()?, &system.tree, config.heartbeat_interval)?;
         tracing::info!(target: READY_TARGET, %grpc_addr, %http_addr, "nebulad is ready");
         let watchdog = Watchdog::start(system.tree.clone(), Box::new(end_stuck))?;
-        Ok(Self { http_addr, grpc_addr, admin_token, system, http: handle, grpc, store, _watchdog: watchdog })
+        let http = handle;
+        Ok(Self { http_addr, grpc_addr, admin_token, system, http, grpc, store, access, _watchdog: watchdog })
     }
 
     /// Takes no new requests, waits for those in flight (bounded by the shutdown grace), and closes the store.
@@ -126,8 +138,14 @@ impl App {
         self.system.journal.close();
         server::stop(&self.http).await;
         self.grpc.stop().await;
-        let store = self.store;
-        let _ = tokio::task::spawn_blocking(move || store.close()).await;
+        // Whatever was answered until now has been added to the sums.
+        self.system.flush_usage().await;
+        let (store, access) = (self.store, self.access);
+        let _ = tokio::task::spawn_blocking(move || {
+            access.close();
+            store.close();
+        })
+        .await;
     }
 
     /// Resolves when this process can do no good any more: the store has failed for good, or an actor without which

@@ -7,12 +7,13 @@ use std::time::Duration;
 use nebula_core::address::{is_domain_name, is_loopback_host};
 use nebula_core::duration;
 use nebula_core::exit::{Exit, Fatal};
+use nebula_core::telemetry::{LogFormat, LogLevel};
 use nebula_core::timing;
 use nebula_core::token::Secret;
 
 mod cli;
 
-pub use self::cli::{Cli, Command, DevArgs, Flags, StoreCommand};
+pub use self::cli::{Cli, Command, DevArgs, Flags, StoreCommand, Switch};
 
 /// A configuration that makes sense.
 #[derive(Debug, Clone)]
@@ -45,6 +46,12 @@ pub struct Config {
     pub upstream_timeout: Duration,
     /// Between two bytes of an answer.
     pub upstream_idle_timeout: Duration,
+    /// How long a request for a model that is starting waits for it.
+    pub hold_starting: Duration,
+    /// After so much silence in a stream a comment is sent; zero: never.
+    pub sse_keepalive: Duration,
+    /// The form of the gateway's access log; none: it is not written.
+    pub access_log: Option<LogFormat>,
     /// For requests in flight when nebulad stops.
     pub shutdown_grace: Duration,
     /// Whether a network or user-space file system may hold the data directory.
@@ -72,6 +79,9 @@ impl Config {
             "max_body_bytes": self.max_body_bytes,
             "upstream_timeout_seconds": self.upstream_timeout.as_secs(),
             "upstream_idle_timeout_seconds": self.upstream_idle_timeout.as_secs(),
+            "hold_starting_seconds": self.hold_starting.as_secs_f64(),
+            "sse_keepalive_seconds": self.sse_keepalive.as_secs_f64(),
+            "access_log": self.access_log.is_some(),
             "shutdown_grace_seconds": self.shutdown_grace.as_secs(),
             "allow_any_filesystem": self.allow_any_filesystem,
             "warnings": self.warnings,
@@ -138,11 +148,20 @@ impl TryFrom<Flags> for Config {
             max_body_bytes: flags.max_body_bytes,
             upstream_timeout: flags.upstream_timeout,
             upstream_idle_timeout: flags.upstream_idle_timeout,
+            hold_starting: flags.hold_starting,
+            sse_keepalive: flags.sse_keepalive,
+            access_log: (flags.access_log == Switch::On && wants_lines(flags.log_level))
+                .then_some(flags.log_format),
             shutdown_grace: flags.shutdown_grace,
             allow_any_filesystem: flags.allow_any_filesystem,
             warnings,
         })
     }
+}
+
+/// Whether lines of the level `info` are wanted, as those of the access log are.
+fn wants_lines(level: Option<LogLevel>) -> bool {
+    matches!(level, None | Some(LogLevel::Debug | LogLevel::Info))
 }
 
 fn bind_address(flags: &Flags, wrong: &mut Vec<String>, warnings: &mut Vec<String>) -> IpAddr {

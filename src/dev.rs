@@ -120,6 +120,8 @@ fn config(flags: Flags) -> Result<(Config, Data), Fatal> {
         .hint("to serve others, start nebulad and nebula-agent on their own"));
     }
     let mut config = Config::try_from(flags.clone())?;
+    // Whoever tries things at a terminal reads answers, not lines about them.
+    config.access_log = config.access_log.filter(|_| flags.log_level.is_some());
     if flags.data_dir.is_some() {
         return Ok((config, Data { temporary: None }));
     }

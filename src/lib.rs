@@ -4,6 +4,7 @@
 //! * [`ports`]: what the actors need of the world.
 //! * [`actors`]: who decides what; each a thin shell around a pure machine, supervised.
 //! * [`store`], [`grpc`], [`http`]: the world.
+//! * [`metrics`]: what is counted while it happens.
 //! * [`app`]: joins them; [`dev`]: everything on one machine; [`config`]: flags.
 
 pub mod actors;
@@ -13,5 +14,6 @@ pub mod dev;
 pub mod domain;
 pub mod grpc;
 pub mod http;
+pub mod metrics;
 pub mod ports;
 pub mod store;

@@ -8,15 +8,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::Stream;
 use nebula_core::address::HostPort;
-use nebula_core::ids::{CommandId, DeploymentId, NodeId, ReplicaId};
+use nebula_core::ids::{CommandId, DeploymentId, KeyId, NodeId, ReplicaId};
 
 use crate::domain::command::Command;
 use crate::domain::deployment::{Deployment, Replica};
 use crate::domain::error::Error;
 use crate::domain::event::{JournalEvent, Ring};
 use crate::domain::idempotency::UsedKey;
+use crate::domain::key::ApiKey;
 use crate::domain::node::Node;
 use crate::domain::poison::Poison;
+use crate::domain::usage::{Block, UsageId, UsageRow};
 
 mod store_report;
 
@@ -61,6 +63,14 @@ pub enum Write {
     PutPoison(Box<Poison>),
     /// A message that is delivered again: its actor's path and its fingerprint.
     DeletePoison(String, u64),
+    /// An API key, without its secrets.
+    PutKey(Box<ApiKey>),
+    /// An API key is revoked.
+    DeleteKey(KeyId),
+    /// What was used: the sums as they are now, so that repeating it is harmless.
+    PutUsage(Box<UsageRow>),
+    /// A row of usage that was folded into another one.
+    DeleteUsage(Box<UsageId>),
 }
 
 /// Why the store did not do what was asked.
@@ -100,6 +110,12 @@ pub trait Store: Send + Sync + 'static {
     fn poison(&self) -> BoxFuture<Result<Vec<Poison>, StoreError>>;
     /// The keys under which deployments were created, oldest first.
     fn used_keys(&self) -> BoxFuture<Result<Vec<UsedKey>, StoreError>>;
+    /// All API keys.
+    fn keys(&self) -> BoxFuture<Result<Vec<ApiKey>, StoreError>>;
+    /// The rows of usage in one block, or in all of them.
+    fn usage(&self, block: Option<Block>) -> BoxFuture<Result<Vec<UsageRow>, StoreError>>;
+    /// Those of these rows of usage that are there.
+    fn usage_rows(&self, wanted: Vec<UsageId>) -> BoxFuture<Result<Vec<UsageRow>, StoreError>>;
     /// How many records of each kind there are.
     fn census(&self) -> BoxFuture<Result<BTreeMap<&'static str, usize>, StoreError>>;
     /// The newest records that were set aside, newest first; at most 100.

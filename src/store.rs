@@ -3,13 +3,16 @@
 //! What do we store? Nodes (identity, address, what they have, the operator's will), deployments (spec, desired
 //! state, generation, token hash, gateway token), their replicas (place, phase), commands that wait for their
 //! acknowledgement, the newest 200 journal lines of each deployment and node, the newest 10,000 of the audit, the
-//! idempotency keys of the last day, and messages that were set aside. All of it is durable before it is acknowledged;
-//! journal lines that tell of no change are written, but nobody waits for them. Not stored: heartbeats, stats, reports,
-//! gates of the breaker, requests in flight; and routes, which follow from deployments.
+//! idempotency keys of the last day, API keys (hashes of their secrets), what was used (per key, model and hour, older
+//! ones per day, month and year), and messages that were set aside. All of it is durable before it is acknowledged;
+//! journal lines that tell of no change are written, but nobody waits for them, and what was used follows within a
+//! second. Not stored: heartbeats, stats, reports, gates of the breaker, requests in flight; and routes, which follow
+//! from deployments.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use nebula_core::clock::Clock;
 use nebula_core::exit::Fatal;
 use nebula_core::ids::{DeploymentId, NodeId};
 pub use nebula_store::Options;
@@ -19,8 +22,11 @@ use crate::domain::command::Command;
 use crate::domain::deployment::Deployment;
 use crate::domain::event::{JournalEvent, Ring};
 use crate::domain::idempotency::UsedKey;
+use crate::domain::key::ApiKey;
 use crate::domain::node::Node;
 use crate::domain::poison::Poison;
+use crate::domain::usage::{Block, UsageId, UsageRow};
+use crate::metrics;
 use crate::ports::{BoxFuture, ExportReport, SetAsideReport, Store, StoreError, StoreReport, Write};
 
 mod batch;
@@ -60,27 +66,39 @@ impl EmbeddedStore {
     ) -> impl Future<Output = Result<Vec<T>, StoreError>> + Send + 'static + use<T> {
         let engine = self.engine.clone();
         let found = engine.scan(prefix);
-        async move {
-            let (mut readable, mut unreadable) = (Vec::new(), Vec::new());
-            for (key, record) in found.await.map_err(read_error)? {
-                match decode(&key, &record) {
-                    Ok(value) => readable.push(value),
-                    Err(error) => unreadable.push(Unreadable { key, record, reason: error.to_string() }),
-                }
-            }
-            // One record that this version cannot read must not keep all the others from being read.
-            if !unreadable.is_empty() {
-                engine.set_aside(unreadable).await.map_err(commit_error)?;
-            }
-            Ok(readable)
+        async move { readable(&engine, found.await.map_err(read_error)?, decode).await }
+    }
+}
+
+/// What the records say. One that this version cannot read must not keep all the others from being read: it is set
+/// aside.
+async fn readable<T>(
+    engine: &nebula_store::Store,
+    records: Vec<(Vec<u8>, Record)>,
+    decode: fn(&[u8], &Record) -> Result<T, StoreError>,
+) -> Result<Vec<T>, StoreError> {
+    let (mut readable, mut unreadable) = (Vec::new(), Vec::new());
+    for (key, record) in records {
+        match decode(&key, &record) {
+            Ok(value) => readable.push(value),
+            Err(error) => unreadable.push(Unreadable { key, record, reason: error.to_string() }),
         }
     }
+    if !unreadable.is_empty() {
+        engine.set_aside(unreadable).await.map_err(commit_error)?;
+    }
+    Ok(readable)
 }
 
 impl Store for EmbeddedStore {
     fn commit(&self, writes: Vec<Write>) -> BoxFuture<Result<(), StoreError>> {
+        let clock = Clock::start();
         let commit = batch::of(writes).map(|batch| self.engine.commit(batch));
-        Box::pin(async move { commit?.await.map_err(commit_error) })
+        Box::pin(async move {
+            commit?.await.map_err(commit_error)?;
+            metrics::committed(clock.elapsed());
+            Ok(())
+        })
     }
 
     fn nodes(&self) -> BoxFuture<Result<Vec<Node>, StoreError>> {
@@ -155,6 +173,29 @@ impl Store for EmbeddedStore {
             let mut keys = found.await?;
             keys.sort_by_key(|used| used.at);
             Ok(keys)
+        })
+    }
+
+    fn keys(&self) -> BoxFuture<Result<Vec<ApiKey>, StoreError>> {
+        Box::pin(self.scan(keys::API_KEYS.to_vec(), |_, record| records::read_api_key(record)))
+    }
+
+    fn usage(&self, block: Option<Block>) -> BoxFuture<Result<Vec<UsageRow>, StoreError>> {
+        let prefix = block.map_or_else(|| keys::USAGE.to_vec(), |block| keys::usage_block(&block));
+        Box::pin(self.scan(prefix, |_, record| records::read_usage(record)))
+    }
+
+    fn usage_rows(&self, wanted: Vec<UsageId>) -> BoxFuture<Result<Vec<UsageRow>, StoreError>> {
+        let engine = self.engine.clone();
+        Box::pin(async move {
+            let mut found = Vec::with_capacity(wanted.len());
+            for few in wanted.chunks(GETS_AT_ONCE) {
+                let gets = few.iter().map(|id| engine.get(keys::usage(id)));
+                for (id, record) in few.iter().zip(futures_util::future::join_all(gets).await) {
+                    found.extend(record.map_err(read_error)?.map(|record| (keys::usage(id), record)));
+                }
+            }
+            readable(&engine, found, |_, record| records::read_usage(record)).await
         })
     }
 

@@ -6,20 +6,21 @@
 use std::path::{Path, PathBuf};
 
 /// Parts of nebulad and the other parts that each may name. `app`, `dev`, `main` and `lib` join everything.
-const PARTS: [(&str, &[&str]); 8] = [
+const PARTS: [(&str, &[&str]); 9] = [
     ("domain", &[]),
     ("ports", &["domain"]),
     ("config", &["domain"]),
-    ("actors", &["domain", "ports"]),
-    ("store", &["domain", "ports"]),
+    ("metrics", &[]),
+    ("actors", &["domain", "ports", "metrics"]),
+    ("store", &["domain", "ports", "metrics"]),
     ("edge", &["domain", "ports"]),
-    ("grpc", &["domain", "ports", "actors"]),
-    ("http", &["domain", "actors"]),
+    ("grpc", &["domain", "ports", "actors", "metrics"]),
+    ("http", &["domain", "actors", "metrics"]),
 ];
 const JOINERS: [&str; 4] = ["app", "dev", "main", "lib"];
 
 /// Crates that only some parts of nebulad may name.
-const CRATES: [(&str, &[&str]); 11] = [
+const CRATES: [(&str, &[&str]); 12] = [
     ("nebula_proto", &["grpc"]),
     ("tonic", &["grpc"]),
     ("tonic_health", &["grpc"]),
@@ -29,6 +30,7 @@ const CRATES: [(&str, &[&str]); 11] = [
     ("nebula_relay", &["http"]),
     ("nebula_store", &["store"]),
     ("nebula_agent", &[]),
+    ("prometheus", &["metrics"]),
     ("actix", &["actors", "grpc", "http"]),
     ("tokio", &["actors", "edge", "grpc", "http", "store"]),
 ];

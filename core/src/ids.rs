@@ -131,6 +131,11 @@ uuid_id!(
     CommandId,
     "command"
 );
+uuid_id!(
+    /// An API key: what stays when its secret is rotated.
+    KeyId,
+    "key"
+);
 
 /// The version of a deployment's spec. Grows with every change; whatever carries an older one is stale.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

@@ -1,4 +1,5 @@
 //! Logs to standard error, as text (`level=INFO msg="…" key=value`) or JSON, with credentials redacted.
+//! Requests have a log of their own: [`access`].
 
 use std::fmt::{self, Write as _};
 use std::str::FromStr;
@@ -12,6 +13,8 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::clock;
+
+pub mod access;
 
 /// The form of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

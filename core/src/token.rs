@@ -16,6 +16,8 @@ pub enum TokenKind {
     Gateway,
     /// The management API and `/admin`.
     Admin,
+    /// An API key: the models that it lists, at the gateway.
+    Key,
 }
 
 impl TokenKind {
@@ -24,6 +26,7 @@ impl TokenKind {
             Self::Deployment => "nbtok_",
             Self::Gateway => "nbgw_",
             Self::Admin => "nbadm_",
+            Self::Key => "nbkey_",
         }
     }
 }
@@ -89,7 +92,13 @@ impl TokenHash {
     /// The hash of a token's text.
     #[must_use]
     pub fn of(token: &str) -> Self {
-        Self(Sha256::digest(token.as_bytes()).into())
+        Self::of_bytes(token.as_bytes())
+    }
+
+    /// The hash of these bytes.
+    #[must_use]
+    pub fn of_bytes(bytes: &[u8]) -> Self {
+        Self(Sha256::digest(bytes).into())
     }
 
     /// Whether `token` is the one that was hashed, in time that does not depend on where they differ.

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use nebula_core::runtime::RuntimeKind;
 
+use crate::ollama::Ollama;
 use crate::passthrough::PassThrough;
 use crate::scan::Scan;
 use crate::surface::Surface;
@@ -25,11 +26,10 @@ pub fn adapter(runtime: RuntimeKind) -> &'static dyn Adapter {
     match runtime {
         // An older front end of Triton refuses fields that it does not know.
         RuntimeKind::Triton => &PassThrough { asks_for_usage: false },
-        RuntimeKind::Vllm
-        | RuntimeKind::Tgi
-        | RuntimeKind::Llamacpp
-        | RuntimeKind::Sim
-        | RuntimeKind::Ollama => &PassThrough { asks_for_usage: true },
+        RuntimeKind::Vllm | RuntimeKind::Tgi | RuntimeKind::Llamacpp | RuntimeKind::Sim => {
+            &PassThrough { asks_for_usage: true }
+        }
+        RuntimeKind::Ollama => &Ollama,
     }
 }
 

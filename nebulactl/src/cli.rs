@@ -106,6 +106,14 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: NodeCommand,
     },
+    /// Make and manage API keys, with which clients use models at the gateway
+    #[command(visible_alias = "key")]
+    Keys {
+        #[command(subcommand)]
+        command: KeyCommand,
+    },
+    /// Show how many requests and tokens were used
+    Usage(UsageArgs),
     /// Send one message to a model and print its answer as it arrives
     Chat(ChatArgs),
     /// List the models that the gateway serves to you
@@ -173,6 +181,10 @@ pub(crate) struct DeployArgs {
     /// Serve it without a credential
     #[arg(long)]
     pub(crate) public: bool,
+    /// How requests are spread over the replicas; prefix: prompts that begin alike to the same one
+    /// [default: least_outstanding]
+    #[arg(long, value_parser = PossibleValuesParser::new(["least_outstanding", "round_robin", "prefix"]))]
+    pub(crate) routing: Option<String>,
     /// Wait until it runs, or fail with the runtime's last log lines
     #[arg(long)]
     pub(crate) wait: bool,
@@ -274,6 +286,72 @@ pub(crate) enum NodeCommand {
     },
 }
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeyCommand {
+    /// Make a key and print its secret, which is shown once
+    Create(CreateKeyArgs),
+    /// List the keys
+    #[command(visible_alias = "ls")]
+    List,
+    /// End a key (asks first when standard input is a terminal)
+    #[command(visible_aliases = ["delete", "rm"])]
+    Revoke {
+        /// Id or name of the key
+        key: String,
+        /// Do not ask
+        #[arg(short, long)]
+        yes: bool,
+    },
+    /// Give a key a new secret and print it
+    Rotate {
+        /// Id or name of the key
+        key: String,
+        /// How long the old secret stays valid, 0 for not at all [default: 24h]
+        #[arg(long, value_name = "TIME", value_parser = nebula_core::duration::parse)]
+        overlap: Option<Duration>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CreateKeyArgs {
+    /// Name of the key, for people
+    pub(crate) name: String,
+    /// Name or id of a model that it may use (repeatable) [default: all]
+    #[arg(long = "model", value_name = "MODEL")]
+    pub(crate) models: Vec<String>,
+    /// How long it is valid, such as 30d [default: until it is revoked]
+    #[arg(long, value_name = "TIME", value_parser = nebula_core::duration::parse)]
+    pub(crate) expires_in: Option<Duration>,
+    /// Most requests a minute
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) rpm: Option<u32>,
+    /// Most tokens a minute, prompt and completion
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) tpm: Option<u64>,
+    /// Most requests at once
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_concurrent: Option<u32>,
+    /// Most tokens in each period
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u64).range(1..), requires = "budget_period")]
+    pub(crate) budget: Option<u64>,
+    /// When the budget begins anew (in UTC)
+    #[arg(long, value_name = "PERIOD", value_parser = ["day", "month", "total"], requires = "budget")]
+    pub(crate) budget_period: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UsageArgs {
+    /// From when on: a time, a date, unix seconds, or how long ago, such as 7d [default: 24 hours before the end]
+    #[arg(long, value_name = "TIME", value_parser = quantity::parse_moment)]
+    pub(crate) from: Option<String>,
+    /// Until when [default: now]
+    #[arg(long, value_name = "TIME", value_parser = quantity::parse_moment)]
+    pub(crate) to: Option<String>,
+    /// What to tell apart: key, model, both with a comma, or none [default: key,model]
+    #[arg(long, value_name = "WHAT", value_parser = ["key", "model", "key,model", "model,key", "none"])]
+    pub(crate) by: Option<String>,
+}
+
 fn key_value(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
@@ -311,6 +389,13 @@ mod tests {
             &["nebulactl", "deploy"],
             &["nebulactl", "scale", "m", "-1"],
             &["nebulactl", "list", "-o", "yaml"],
+            &["nebulactl", "keys", "create"],
+            &["nebulactl", "keys", "create", "k", "--rpm", "0"],
+            &["nebulactl", "keys", "create", "k", "--budget", "5"],
+            &["nebulactl", "keys", "create", "k", "--budget", "5", "--budget-period", "week"],
+            &["nebulactl", "keys", "rotate", "k", "--overlap", "soon"],
+            &["nebulactl", "usage", "--from", "yesterday"],
+            &["nebulactl", "usage", "--by", "node"],
         ] {
             assert_eq!(Cli::try_parse_from(wrong).expect_err("refused").exit_code(), 2, "{wrong:?}");
         }

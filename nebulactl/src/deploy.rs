@@ -67,6 +67,7 @@ fn request(args: DeployArgs) -> Value {
     put("env", (!args.env.is_empty()).then(|| object(args.env)));
     put("labels", (!args.labels.is_empty()).then(|| object(args.labels)));
     put("public", args.public.then(|| true.into()));
+    put("routing", args.routing.map(Value::from));
     let gpu: Map<String, Value> = [
         ("count", args.gpus.map(Value::from)),
         ("type", args.gpu_type.map(Value::from)),
@@ -108,12 +109,12 @@ mod tests {
     fn every_flag_has_its_place() {
         let line = "--model org/m --name demo --source hf://org/m --runtime vllm --image img:1 --driver docker \
                     --node gpu-1 --replicas 2 --gpus 4 --gpu-type h100 --gpu-memory 80GB --arg --max-len --arg 4096 \
-                    --command python3 --command -m --env A=1 --env A=2 --label team=x --public";
+                    --command python3 --command -m --env A=1 --env A=2 --label team=x --public --routing prefix";
         let expected = json!({
             "model": "org/m", "name": "demo", "source": "hf://org/m", "runtime": "vllm", "image": "img:1",
             "driver": "docker", "node": "gpu-1", "replicas": 2, "args": ["--max-len", "4096"],
             "command": ["python3", "-m"], "env": {"A": "2"}, "labels": {"team": "x"}, "public": true,
-            "gpu": {"count": 4, "type": "h100", "memory_bytes": 80_000_000_000_u64},
+            "routing": "prefix", "gpu": {"count": 4, "type": "h100", "memory_bytes": 80_000_000_000_u64},
         });
         assert_eq!(body(&line.split_whitespace().collect::<Vec<_>>()), expected);
     }

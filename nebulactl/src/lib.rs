@@ -2,8 +2,8 @@
 //!
 //! - `cli`: what can be typed. `settings`: which server and which token.
 //! - `api`: requests, answers, and what went wrong, in words. `sse`: event streams.
-//! - One file per noun or verb: `deploy`, `deployments`, `wait`, `logs`, `events`, `exec`, `nodes`, `chat`,
-//!   `models`, `actors`, `status`.
+//! - One file per noun or verb: `deploy`, `deployments`, `wait`, `logs`, `events`, `exec`, `nodes`, `keys`,
+//!   `usage`, `chat`, `models`, `actors`, `status`.
 //! - `output`: data on standard output as tables or JSON; everything else on standard error.
 
 mod actors;
@@ -15,6 +15,7 @@ mod deployments;
 mod events;
 mod exec;
 mod failure;
+mod keys;
 mod logs;
 mod models;
 mod nodes;
@@ -23,6 +24,7 @@ mod quantity;
 mod settings;
 mod sse;
 mod status;
+mod usage;
 mod wait;
 
 use std::ffi::OsString;
@@ -83,6 +85,8 @@ async fn execute(cli: Cli, output: &Output) -> Result<()> {
         Command::Events(args) => events::run(&connect()?, output, &args).await,
         Command::Exec(args) => exec::run(&connect()?, output, &args).await,
         Command::Nodes { command } => nodes::run(&connect()?, output, command).await,
+        Command::Keys { command } => keys::run(&connect()?, output, command).await,
+        Command::Usage(args) => usage::run(&connect()?, output, &args).await,
         Command::Chat(args) => {
             let api = Settings::of_process(&global)?.with_key(args.api_key.as_deref());
             chat::run(&Api::new(api)?, output, &args).await

@@ -5,6 +5,7 @@ mod table;
 
 use std::io::{self, IsTerminal, Write};
 
+use nebula_core::clock::WallTime;
 use serde_json::Value;
 
 pub(crate) use self::table::{Cell, Facts, Table, state};
@@ -103,8 +104,8 @@ pub(crate) fn text_at(value: &Value, pointer: &str) -> String {
 
 /// How long ago the RFC 3339 time at a JSON pointer was; empty when there is none.
 pub(crate) fn age_at(value: &Value, pointer: &str) -> String {
-    let then = value.pointer(pointer).and_then(Value::as_str).and_then(crate::quantity::unix_seconds);
-    then.map(age_of).unwrap_or_default()
+    let then = value.pointer(pointer).and_then(Value::as_str).and_then(WallTime::from_rfc3339);
+    then.map(|then| age_of(i64::try_from(then.unix_secs()).unwrap_or(i64::MAX))).unwrap_or_default()
 }
 
 /// How long ago a moment in unix seconds was; a moment in the future is no time ago.

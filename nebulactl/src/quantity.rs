@@ -1,4 +1,6 @@
-//! Amounts as people write and read them: bytes and ages.
+//! Amounts as people write and read them: bytes, moments, counts and ages.
+
+use nebula_core::clock::{self, WallTime};
 
 /// Reads a size: a bare number of bytes, or one with `K M G T` (powers of 1000, also `KB` …) or `Ki Mi Gi Ti`
 /// (powers of 1024, also `KiB` …).
@@ -27,6 +29,36 @@ pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
     let millionths: u64 = format!("{fraction:0<6}").parse().map_err(|_| fail())?;
     let part = u128::from(factor) * u128::from(millionths) / 1_000_000;
     u64::try_from(u128::from(whole) * u128::from(factor) + part).map_err(|_| fail())
+}
+
+/// Reads a moment as the API takes it: RFC 3339 and unix seconds stay, a date is its midnight (UTC), and a duration with
+/// its unit is so long ago.
+pub(crate) fn parse_moment(text: &str) -> Result<String, String> {
+    if text.parse::<u64>().is_ok() || WallTime::from_rfc3339(text).is_some() {
+        return Ok(text.to_owned());
+    }
+    let midnight = format!("{text}T00:00:00Z");
+    if WallTime::from_rfc3339(&midnight).is_some() {
+        return Ok(midnight);
+    }
+    let ago = nebula_core::duration::parse(text).map_err(|_| {
+        "write a time (2026-01-31T12:00:00Z), a date (2026-01-31), unix seconds, or how long ago (7d)"
+            .to_owned()
+    })?;
+    Ok(clock::wall_now().unix_secs().saturating_sub(ago.as_secs()).to_string())
+}
+
+/// A number for people: `12,345`.
+pub(crate) fn human_count(number: u64) -> String {
+    let digits = number.to_string();
+    let mut out = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
 }
 
 /// A size for people: `79.6 GiB`.
@@ -58,44 +90,8 @@ pub(crate) fn human_age(seconds: u64) -> String {
     }
 }
 
-/// Unix seconds of an RFC 3339 time; nothing when the text is none.
-pub(crate) fn unix_seconds(rfc3339: &str) -> Option<i64> {
-    let number = |from: usize, to: usize| -> Option<i64> {
-        let digits = rfc3339.get(from..to)?;
-        digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok())?
-    };
-    let sign = |at: usize| rfc3339.get(at..=at);
-    if (sign(4)?, sign(7)?, sign(13)?, sign(16)?) != ("-", "-", ":", ":") {
-        return None;
-    }
-    let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
-    let seconds = number(11, 13)? * 3_600 + number(14, 16)? * 60 + number(17, 19)?;
-    let zone = rfc3339.get(19..)?.trim_start_matches(|c: char| c == '.' || c.is_ascii_digit());
-    let offset = match zone.as_bytes() {
-        [b'Z' | b'z'] => 0,
-        [east @ (b'+' | b'-'), _, _, b':', _, _] => {
-            let size =
-                zone.get(1..3)?.parse::<i64>().ok()? * 3_600 + zone.get(4..6)?.parse::<i64>().ok()? * 60;
-            if *east == b'+' { size } else { -size }
-        }
-        _ => return None,
-    };
-    Some(days_from_civil(year, month, day) * 86_400 + seconds - offset)
-}
-
-/// The Gregorian date to days since 1970-01-01 (Howard Hinnant's `days_from_civil`).
-fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
-    let year = if month <= 2 { year - 1 } else { year };
-    let era = year.div_euclid(400);
-    let year_of_era = year.rem_euclid(400);
-    let shifted_month = (month + 9) % 12;
-    let day_of_year = (153 * shifted_month + 2) / 5 + day - 1;
-    era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468
-}
-
 #[cfg(test)]
 mod tests {
-    use nebula_core::clock::WallTime;
     use proptest::prelude::*;
 
     use super::*;
@@ -130,27 +126,38 @@ mod tests {
     }
 
     #[test]
-    fn times_with_offsets_are_read_and_nonsense_is_not() {
-        assert_eq!(unix_seconds("1970-01-01T00:00:00Z"), Some(0));
-        assert_eq!(unix_seconds("2023-12-12T16:53:20.000Z"), Some(1_702_400_000));
-        assert_eq!(unix_seconds("2023-12-12T18:53:20.5+02:00"), Some(1_702_400_000));
-        for text in
-            ["", "yesterday", "2023-12-12", "2023-12-12T16:53:20", "2023-12-12T16:53:20+2", "２０２３-1"]
-        {
-            assert_eq!(unix_seconds(text), None, "{text}");
+    fn moments_are_read_as_the_api_takes_them() {
+        for (text, moment) in [
+            ("1702400000", "1702400000"),
+            ("2023-12-12T18:53:20+02:00", "2023-12-12T18:53:20+02:00"),
+            ("2023-12-12", "2023-12-12T00:00:00Z"),
+        ] {
+            assert_eq!(parse_moment(text).as_deref(), Ok(moment));
         }
+        let ago: u64 = parse_moment("7d").expect("a moment").parse().expect("a number");
+        let now = clock::wall_now().unix_secs();
+        assert!((now - ago).abs_diff(7 * 86_400) < 60, "{ago}");
+        for text in ["", "yesterday", "2023-12", "2023-02-30", "12:00", "-1", "99999999999999999999"] {
+            assert!(parse_moment(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn counts_are_grouped() {
+        let counts = [0, 999, 1_000, 12_345, 1_234_567].map(human_count);
+        assert_eq!(counts, ["0", "999", "1,000", "12,345", "1,234,567"]);
     }
 
     proptest! {
         #[test]
         fn every_time_of_the_api_is_read_back(millis in 0u64..4_102_444_800_000) {
-            let text = WallTime(millis).rfc3339();
-            prop_assert_eq!(unix_seconds(&text), Some(i64::try_from(millis / 1_000).expect("fits")));
+            let time = WallTime(millis);
+            prop_assert_eq!(WallTime::from_rfc3339(&time.rfc3339()), Some(time));
         }
 
         #[test]
         fn no_text_breaks_the_readers(text in "\\PC{0,40}") {
-            let _ = unix_seconds(&text);
+            let _ = WallTime::from_rfc3339(&text);
             let _ = parse_bytes(&text);
         }
     }

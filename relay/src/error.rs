@@ -24,8 +24,10 @@ pub enum Broken {
     Upstream,
     /// Nothing came for the idle timeout.
     Timeout,
-    /// An event stream ended in order, but without `[DONE]`.
+    /// An event stream ended in order, but without `[DONE]`, or its filter missed its end.
     Unfinished,
+    /// A line of an event stream is longer than it may be.
+    TooLong,
 }
 
 /// A body that is no event stream was cut: the client must see that it is not whole.

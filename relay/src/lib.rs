@@ -6,6 +6,7 @@
 //! * [`Upstream`]: an answer whose head has arrived; its body is collected or relayed.
 //! * [`RelayBody`]: polls the upstream inside the response body. A slow reader slows the upstream down, and a
 //!   reader that leaves drops the body and with it the upstream's connection.
+//! * [`Filter`]: what meters or translates a body on its way.
 //!
 //! The client is our own rather than a library's because the relay has to know what libraries hide: whether a
 //! connection was a reused one, whether a body ended or was cut, and what arrived in one read.
@@ -14,6 +15,7 @@ mod call;
 mod client;
 mod connection;
 mod error;
+mod filter;
 mod framing;
 mod headers;
 mod pool;
@@ -24,6 +26,7 @@ mod upstream;
 pub use call::{Call, CallBody};
 pub use client::Client;
 pub use error::{Broken, Truncated, UpstreamError};
+pub use filter::{Filter, Incoming, Unfinished};
 pub use headers::{PROXY_ERROR, forward_request_headers, forward_response_headers};
 pub use relay::{End, RelayBody};
 pub use upstream::Upstream;

@@ -9,6 +9,9 @@ pub(crate) struct Tracker {
     prefix: [u8; PREFIX],
     kept: usize,
     line_is_empty: bool,
+    /// How long the line that has begun is.
+    line_length: usize,
+    longest_line: usize,
     after_cr: bool,
     at_boundary: bool,
     done: bool,
@@ -21,6 +24,8 @@ impl Tracker {
             prefix: [0; PREFIX],
             kept: 0,
             line_is_empty: true,
+            line_length: 0,
+            longest_line: 0,
             after_cr: false,
             at_boundary: true,
             done: false,
@@ -69,6 +74,17 @@ impl Tracker {
         says_error(self.line())
     }
 
+    /// The longest line so far, in bytes without its end.
+    pub(crate) fn longest_line(&self) -> usize {
+        self.longest_line
+    }
+
+    /// Whether an event has ended, its last line's end included, and none has begun.
+    pub(crate) fn is_between_events(&self) -> bool {
+        // After a CR the LF may still come.
+        self.at_boundary && !self.after_cr
+    }
+
     /// Whether the line before has ended and none has begun.
     pub(crate) fn at_line_start(&self) -> bool {
         self.line_is_empty
@@ -90,6 +106,8 @@ impl Tracker {
         }
         self.line_is_empty = false;
         self.at_boundary = false;
+        self.line_length = self.line_length.saturating_add(line.len());
+        self.longest_line = self.longest_line.max(self.line_length);
         let room = self.prefix.get_mut(self.kept..).unwrap_or_default();
         for (slot, byte) in room.iter_mut().zip(line) {
             *slot = *byte;
@@ -105,6 +123,7 @@ impl Tracker {
             self.told_error |= says_error(self.line());
         }
         self.kept = 0;
+        self.line_length = 0;
         self.line_is_empty = true;
     }
 }

@@ -12,6 +12,7 @@ use nebula_core::address::HostPort;
 
 use crate::connection::Connection;
 use crate::error::{Broken, UpstreamError};
+use crate::filter::Incoming;
 use crate::framing::{Decoded, Framing};
 use crate::pool::Pool;
 use crate::relay::RelayBody;
@@ -29,15 +30,25 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    /// Whether the body is a stream of server-sent events that can be read: one that is compressed cannot.
+    /// What the body is.
     #[must_use]
-    pub fn is_event_stream(&self) -> bool {
+    pub fn incoming(&self) -> Incoming {
         if self.headers.get(CONTENT_ENCODING).is_some_and(|coding| coding.as_bytes() != b"identity") {
-            return false;
+            return Incoming::Opaque;
         }
         let kind = self.headers.get(CONTENT_TYPE).map(|value| value.as_bytes()).unwrap_or_default();
         let kind = kind.split(|byte| *byte == b';').next().unwrap_or_default();
-        kind.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
+        if kind.trim_ascii().eq_ignore_ascii_case(b"text/event-stream") {
+            Incoming::Events
+        } else {
+            Incoming::Other
+        }
+    }
+
+    /// Whether the body is a stream of server-sent events that can be read: one that is compressed cannot.
+    #[must_use]
+    pub fn is_event_stream(&self) -> bool {
+        self.incoming() == Incoming::Events
     }
 
     /// The whole body, at most `limit` bytes of it.

@@ -3,7 +3,8 @@
 //!
 //! Each agent registers, reports and retries by the times that the real agent keeps ([`nebula_core::timing`]), takes
 //! commands from its heartbeats' answers and on a gRPC port of its own, and reports replicas that prepare for a while
-//! and then run. Nothing listens where these replicas would serve: requests through the gateway fail.
+//! and then run. Nothing listens where these replicas would serve: requests through the gateway fail, unless
+//! `--proxy-port` names a port on which something else answers for all of them.
 //!
 //! What the fleet saw is printed as JSON, one line each second on request and one at the end ([`figures`]).
 //!
@@ -15,7 +16,6 @@ mod args;
 mod chance;
 mod endpoint;
 mod figures;
-mod latency;
 mod links;
 mod node;
 mod run;

@@ -29,6 +29,7 @@ use super::tree::Cell;
 use crate::domain::error::Error;
 use crate::domain::event::{Line, Origin};
 use crate::domain::node::{Availability, Scheduling};
+use crate::metrics;
 use crate::ports::Write;
 
 mod chronicle;
@@ -383,6 +384,7 @@ impl Handler<Heartbeat> for Registry {
     type Result = MessageResult<Heartbeat>;
 
     fn handle(&mut self, beat: Heartbeat, ctx: &mut Context<Self>) -> Self::Result {
+        metrics::heartbeat();
         let (verdict, effects) = self.machine.heartbeat(&beat.node_id, &beat.boot_id, self.clock.now());
         self.carry_out(effects, ctx);
         MessageResult(verdict)

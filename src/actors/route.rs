@@ -92,12 +92,16 @@ impl RouteActor {
     fn set(&mut self, gates: impl IntoIterator<Item = SetGate>, ctx: &mut Context<Self>) {
         for SetGate(replica, state) in gates {
             for endpoint in self.endpoints.iter().filter(|endpoint| endpoint.replica_id == replica) {
-                if endpoint.gate.state() != state {
-                    tracing::info!(
-                        model = self.model, replica_id = %replica, from = ?endpoint.gate.state(), to = ?state,
-                        "replica gate"
-                    );
-                    endpoint.gate.set(state);
+                let (model, from) = (&self.model, endpoint.gate.state());
+                if from == state {
+                    continue;
+                }
+                endpoint.gate.set(state);
+                // A doubt, and that it was none, change nothing for anybody.
+                if passes(from) && passes(state) {
+                    tracing::debug!(model, replica_id = %replica, ?from, to = ?state, "replica gate");
+                } else {
+                    tracing::info!(model, replica_id = %replica, ?from, to = ?state, "replica gate");
                 }
             }
         }
@@ -128,7 +132,7 @@ impl RouteActor {
             node_id: endpoint.node_id.to_string(),
             address: endpoint.address.to_string(),
             gate: match endpoint.gate.state() {
-                GateState::Open => "open",
+                GateState::Open | GateState::Doubted => "open",
                 GateState::Limited => "limited",
                 GateState::Shut => "shut",
             },
@@ -137,6 +141,11 @@ impl RouteActor {
         self.cell
             .publish(Arc::new(RouteStatus { model: self.model.clone(), endpoints: endpoints.collect() }));
     }
+}
+
+/// Whether requests pass a gate as if nothing were known.
+fn passes(state: GateState) -> bool {
+    matches!(state, GateState::Open | GateState::Doubted)
 }
 
 impl Actor for RouteActor {
@@ -169,7 +178,11 @@ impl Handler<Endpoints> for RouteActor {
     type Result = ();
 
     fn handle(&mut self, Endpoints(endpoints): Endpoints, ctx: &mut Context<Self>) {
-        self.endpoints = endpoints;
+        let known = std::mem::replace(&mut self.endpoints, endpoints);
+        let is_new = |endpoint: &&Arc<Endpoint>| known.iter().all(|old| !Arc::ptr_eq(old, endpoint));
+        for endpoint in self.endpoints.iter().filter(is_new) {
+            self.machine.forget(endpoint.replica_id);
+        }
         let replicas: Vec<ReplicaId> = self.endpoints.iter().map(|endpoint| endpoint.replica_id).collect();
         self.machine.replicas(&replicas);
         let gates: Vec<SetGate> = self.machine.gates().collect();
@@ -195,7 +208,7 @@ impl Handler<Ended> for RouteActor {
     }
 }
 
-/// From the router: the route is gone.
+/// From the router: the route is gone. If there is another of that name by now, it is this actor's.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct Close;
@@ -204,6 +217,9 @@ impl Handler<Close> for RouteActor {
     type Result = ();
 
     fn handle(&mut self, _: Close, ctx: &mut Context<Self>) {
+        if self.system.routes.load().get(&self.model).is_some() {
+            return;
+        }
         self.watch.finishes();
         ctx.stop();
     }

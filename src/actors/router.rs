@@ -3,9 +3,11 @@
 //! * Owns: the routes of all deployments.
 //! * Persists: nothing; a route follows from its deployment's record.
 //! * Talks to: routes (hands them their endpoints).
-//! * Timers: one, which gathers publications that come together into one table.
+//! * Timers: one, which gathers publications that come together into one table; one, which tries routes again whose
+//!   actor was about to end.
 //! * On crash: makes the routes from the deployments' records; the published table stays until then.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,13 +15,14 @@ use actix::{Actor, AsyncContext, Context, Handler, Message};
 use nebula_core::ids::DeploymentId;
 use serde::Serialize;
 
-use self::machine::Machine;
+use self::machine::{Machine, Publication};
 use super::deployment::News;
 use super::deployment::route::RouteSpec;
 use super::letter::{Member, opens_letters};
+use super::route::RouteActor;
 use super::supervisor::{Birth, ChildSpec, DeathWatch, Restart};
 use super::system::{System, patiently, store_error};
-use super::tree::Cell;
+use super::tree::{Cell, Life};
 use crate::domain::error::Error;
 use crate::domain::route::Route;
 
@@ -30,6 +33,8 @@ pub const PATH: &str = "/router";
 
 /// Publications within this time become one table.
 const GATHER: Duration = Duration::from_millis(2);
+/// When a route's actor is tried again that was about to end.
+const AGAIN: Duration = Duration::from_millis(20);
 
 /// What the router publishes of itself.
 #[derive(Debug, Serialize)]
@@ -47,6 +52,10 @@ pub struct Router {
     gathering: bool,
     behind: bool,
     publications: u64,
+    /// Names whose deployments are gone; their actors end once the table says so.
+    withdrawn: BTreeSet<String>,
+    /// Names whose actors could not be given their endpoints.
+    unreached: BTreeSet<String>,
     watch: DeathWatch,
 }
 
@@ -75,32 +84,61 @@ impl Router {
             gathering: false,
             behind: false,
             publications: 0,
+            withdrawn: BTreeSet::new(),
+            unreached: BTreeSet::new(),
             watch: birth.watch,
         };
         birth.cell.running(router.start());
         Ok(())
     }
 
-    fn publish(&mut self) {
-        let table = Arc::new(self.machine.table());
-        self.system.routes.store(table.clone());
+    fn publish(&mut self, ctx: &mut Context<Self>) {
+        let Publication { table, changed } = self.machine.publication();
+        self.system.routes.store(Arc::new(table));
         self.publications += 1;
-        for route in table.iter() {
-            self.hand_over(route);
+        self.system.routes_published.send_modify(|count| *count += 1);
+        for name in std::mem::take(&mut self.withdrawn) {
+            self.system.route.tell(&super::route::path(&name), super::route::Close);
+        }
+        for route in &changed {
+            self.hand_over(route, ctx);
         }
         let (routes, endpoints) = self.machine.counts();
         self.cell.publish(Arc::new(RouterStatus { routes, endpoints, publications: self.publications }));
     }
 
     /// Gives a route's actor its endpoints; starts it when it is not there yet.
-    fn hand_over(&self, route: &Route) {
+    fn hand_over(&mut self, route: &Route, ctx: &mut Context<Self>) {
         let path = super::route::path(&route.name);
-        if self.system.tree.cell(&path).is_none() {
+        let Some(cell) = self.system.tree.cell(&path) else {
             self.system.tree.plant(&path, "route");
             let child = super::route::spec(self.system.clone(), route.name.clone());
             self.system.supervisors.routes.start_later(child);
+            // It asks when it has started.
+            return;
+        };
+        let ends = cell.addr::<RouteActor>().is_some_and(|addr| !addr.connected());
+        if ends && cell.life() == Life::Running {
+            // It belonged to a deployment of that name that is gone, and its cell goes in a moment.
+            if self.unreached.is_empty() {
+                ctx.run_later(AGAIN, |router, ctx| {
+                    let _turn = router.cell.timer_turn("timer: routes are tried again");
+                    router.hand_over_again(ctx);
+                });
+            }
+            self.unreached.insert(route.name.clone());
+        } else {
+            self.system.route.tell(&path, super::route::Endpoints(route.endpoints.clone()));
         }
-        self.system.route.tell(&path, super::route::Endpoints(route.endpoints.clone()));
+    }
+
+    fn hand_over_again(&mut self, ctx: &mut Context<Self>) {
+        let table = self.system.routes.load_full();
+        for name in std::mem::take(&mut self.unreached) {
+            if let Some(route) = table.get(&name) {
+                self.hand_over(route, ctx);
+            }
+        }
     }
 
     /// Publishes at once, and what follows within the next moment together.
@@ -109,7 +147,7 @@ impl Router {
             self.behind = true;
             return;
         }
-        self.publish();
+        self.publish(ctx);
         self.gathering = true;
         ctx.run_later(GATHER, |router, ctx| {
             let _turn = router.cell.timer_turn("timer: publications are gathered");
@@ -124,8 +162,8 @@ impl Router {
 impl Actor for Router {
     type Context = Context<Self>;
 
-    fn started(&mut self, _: &mut Context<Self>) {
-        self.publish();
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        self.publish(ctx);
         // A deployment may have decided something between its record and this start.
         for cell in self.system.tree.children(super::deployment::PARENT, None, usize::MAX) {
             self.system.deployments.tell(cell.path(), News::PublishAgain);
@@ -168,13 +206,10 @@ pub struct Withdraw(pub DeploymentId);
 impl Handler<Withdraw> for Router {
     type Result = ();
 
-    fn handle(&mut self, Withdraw(id): Withdraw, _: &mut Context<Self>) {
-        let name = self.system.routes.load().get(&id.to_string()).map(|route| route.name.clone());
-        if self.machine.withdraw(id) {
-            self.publish();
-        }
-        if let Some(name) = name {
-            self.system.route.tell(&super::route::path(&name), super::route::Close);
+    fn handle(&mut self, Withdraw(id): Withdraw, ctx: &mut Context<Self>) {
+        if let Some(name) = self.machine.withdraw(id) {
+            self.withdrawn.insert(name);
+            self.gather(ctx);
         }
     }
 }
@@ -187,9 +222,9 @@ pub struct RouteUp(pub String);
 impl Handler<RouteUp> for Router {
     type Result = ();
 
-    fn handle(&mut self, RouteUp(name): RouteUp, _: &mut Context<Self>) {
-        match self.system.routes.load().get(&name) {
-            Some(route) => self.hand_over(route),
+    fn handle(&mut self, RouteUp(name): RouteUp, ctx: &mut Context<Self>) {
+        match self.system.routes.load_full().get(&name) {
+            Some(route) => self.hand_over(route, ctx),
             None => self.system.route.tell(&super::route::path(&name), super::route::Close),
         }
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use nebula_core::ids::{DeploymentId, NodeId, ReplicaId};
+use tokio::sync::watch;
 
 use super::catalog::Catalog;
 use super::caution::Caution;
@@ -13,6 +14,7 @@ use super::deployment::DeploymentActor;
 use super::deployment::route::RouteSpec;
 use super::handle::Handle;
 use super::journal::Journal;
+use super::keys::Keys;
 use super::registry::Registry;
 use super::registry::machine::{NodeUpdate, Timing};
 use super::route::RouteActor;
@@ -22,9 +24,12 @@ use super::session::Session;
 use super::supervisor::{ChildSpec, Family, Strategy, Supervisor};
 use super::traced::Traced;
 use super::tree::{Life, Status, Tree};
+use super::usage::Usage;
 use crate::domain::deployment::Placement;
 use crate::domain::error::{Error, ErrorClass};
+use crate::domain::key::KeyTable;
 use crate::domain::route::RouteTable;
+use crate::domain::usage::Tallies;
 use crate::ports::{AgentApi, Store, StoreError};
 
 /// How often, and after which pause, an overloaded store is asked again.
@@ -51,6 +56,13 @@ pub struct System {
     pub journal: Journal,
     /// What the gateway routes by.
     pub routes: Arc<ArcSwap<RouteTable>>,
+    /// Counts the router's publications; for those who wait for a route to change.
+    pub routes_changed: watch::Receiver<u64>,
+    pub(crate) routes_published: watch::Sender<u64>,
+    /// The API keys as the gateway knows them. Their limits go by the tree's clock.
+    pub keys: Arc<ArcSwap<KeyTable>>,
+    /// What was used, for the gateway to add to.
+    pub usage: Arc<Tallies>,
     /// What is left alone after the store was rebuilt with a gap.
     pub caution: Arc<Caution>,
     /// The registry.
@@ -67,6 +79,10 @@ pub struct System {
     pub router: Handle<Router>,
     /// Routes, by deployment.
     pub route: Handle<RouteActor>,
+    /// The API keys' actor.
+    pub keys_actor: Handle<Keys>,
+    /// The usage actor.
+    pub usage_actor: Handle<Usage>,
     /// Who supervises.
     pub supervisors: Supervisors,
 }
@@ -76,7 +92,8 @@ pub struct System {
 pub struct Supervisors {
     /// The supervisors below, each on its own.
     pub root: Family,
-    /// The registry, the scheduler, the router and the catalog: each derives from those before it.
+    /// The registry, the scheduler, the router and the catalog: each derives from those before it. Then the keys and
+    /// the usage, which derive from nobody.
     pub core: Family,
     /// The sessions, each on its own.
     pub sessions: Family,
@@ -169,6 +186,7 @@ impl System {
         let supervisors = Supervisors::over(&tree);
         supervisors.start().await?;
         let caution = caution(&*store, &tree, timing.heartbeat_interval).await?;
+        let (routes_published, routes_changed) = watch::channel(0);
         let system = Self {
             registry: Handle::new(tree.clone()),
             sessions: Handle::new(tree.clone()),
@@ -177,22 +195,30 @@ impl System {
             scheduler: Handle::new(tree.clone()),
             router: Handle::new(tree.clone()),
             route: Handle::new(tree.clone()),
+            keys_actor: Handle::new(tree.clone()),
+            usage_actor: Handle::new(tree.clone()),
+            keys: Arc::default(),
+            usage: Arc::default(),
             tree,
             caution: Arc::new(caution),
             store,
             agents,
             journal,
             routes,
+            routes_changed,
+            routes_published,
             supervisors,
         };
         let store_cell = system.tree.plant("/store", "store");
         store_cell.publish(Arc::new(StoreStatus(system.store.clone())));
         store_cell.set_life(Life::Running);
-        let core: [ChildSpec; 4] = [
+        let core: [ChildSpec; 6] = [
             super::registry::spec(system.clone(), timing, gateway_domain),
             super::scheduler::spec(system.clone()),
             super::router::spec(system.clone()),
             super::catalog::spec(system.clone()),
+            super::keys::spec(system.clone()),
+            super::usage::spec(system.clone()),
         ];
         for child in core {
             system.supervisors.core.start(child).await?;

@@ -136,6 +136,13 @@ impl Tree {
             .collect()
     }
 
+    /// Where each actor stands.
+    #[must_use]
+    pub fn lives(&self) -> Vec<Life> {
+        let cells = self.cells.read().unwrap_or_else(PoisonError::into_inner);
+        cells.values().map(|cell| cell.life()).collect()
+    }
+
     /// The cells at and below `path` as operators see them; `/` is everything.
     #[must_use]
     pub fn view(&self, path: &str) -> Vec<CellView> {

@@ -74,6 +74,15 @@ pub struct DevArgs {
     pub runtime: Option<String>,
 }
 
+/// On or off.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Switch {
+    /// It is done.
+    On,
+    /// It is not done.
+    Off,
+}
+
 /// Flags of the server.
 #[derive(Args, Debug, Clone)]
 pub struct Flags {
@@ -161,6 +170,15 @@ pub struct Flags {
     /// How long a model may pause within an answer
     #[arg(long, env = "NEBULAD_UPSTREAM_IDLE_TIMEOUT", default_value = "300", value_parser = duration::parse, global = true)]
     pub upstream_idle_timeout: Duration,
+    /// How long a request for a model that is starting waits for it instead of hearing 503
+    #[arg(long, env = "NEBULAD_HOLD_STARTING", default_value = "0", value_parser = duration::parse, global = true)]
+    pub hold_starting: Duration,
+    /// After so much silence in a stream the client gets a comment, so that nothing between takes it for dead; 0: never
+    #[arg(long, env = "NEBULAD_SSE_KEEPALIVE", default_value = "15", value_parser = duration::parse, global = true)]
+    pub sse_keepalive: Duration,
+    /// Whether each request to the gateway is logged in a line of its own
+    #[arg(long, env = "NEBULAD_ACCESS_LOG", value_enum, default_value_t = Switch::On, global = true)]
+    pub access_log: Switch,
     /// How long requests in flight may take when nebulad stops
     #[arg(long, env = "NEBULAD_SHUTDOWN_GRACE", default_value = "30", value_parser = duration::parse, global = true)]
     pub shutdown_grace: Duration,

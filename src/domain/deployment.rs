@@ -13,6 +13,7 @@ use nebula_core::token::{Secret, TokenHash};
 use serde::Serialize;
 
 use super::report::{Progress, Seen};
+use super::route::Balance;
 
 /// What the user asked for.
 #[derive(Clone, PartialEq, Eq, Serialize)]
@@ -47,6 +48,8 @@ pub struct DeploymentSpec {
     pub public: bool,
     /// How long an unreachable replica is waited for.
     pub lost_after: LostAfter,
+    /// Which replica gets a request.
+    pub routing: Balance,
 }
 
 /// Shows the names in the environment and not the values: these may be secrets.
@@ -68,6 +71,7 @@ impl fmt::Debug for DeploymentSpec {
             cpu,
             public,
             lost_after,
+            routing,
         } = self;
         let mut shown = f.debug_struct("DeploymentSpec");
         shown.field("model", model);
@@ -85,6 +89,7 @@ impl fmt::Debug for DeploymentSpec {
         shown.field("cpu", cpu);
         shown.field("public", public);
         shown.field("lost_after", lost_after);
+        shown.field("routing", routing);
         shown.finish()
     }
 }
@@ -109,6 +114,7 @@ impl DeploymentSpec {
             cpu: CpuNeed::default(),
             public: false,
             lost_after: LostAfter::DEFAULT,
+            routing: Balance::default(),
         }
     }
 }

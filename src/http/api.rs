@@ -19,8 +19,10 @@ mod deployments;
 pub mod error;
 mod events;
 mod exec;
+mod keys;
 mod nodes;
 mod origin;
+mod usage;
 mod view;
 
 use self::error::refuse;
@@ -57,6 +59,8 @@ pub fn configure(cfg: &mut web::ServiceConfig, api: Api) {
         .configure(deployments::configure)
         .configure(nodes::configure)
         .configure(events::configure)
+        .configure(keys::configure)
+        .configure(usage::configure)
         .default_service(web::to(nothing_here));
     cfg.app_data(web::Data::new(api)).service(scope);
 }

@@ -1,14 +1,22 @@
 //! The errors of the gateway: one table of status, type and code, in OpenAI's shape.
 
+use std::time::Duration;
+
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
-use actix_web::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use actix_web::http::header::{ALLOW, CONTENT_TYPE, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE};
 use bytes::Bytes;
-use nebula_dialect::ScanError;
+use nebula_dialect::{Refusal, ScanError};
 use serde_json::json;
 
+use super::openai::ratelimit;
+use crate::domain::key::{Limited, RateKind};
+
+/// Tells clients that asking again is of no use.
+const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+
 /// When a client should ask again after a model that cannot serve yet, in seconds.
-const NOT_READY_RETRY_SECS: u64 = 5;
+pub(crate) const NOT_READY_RETRY_SECS: u64 = 5;
 /// Longest piece of a client's own text that a message repeats, in characters.
 const QUOTE_MAX: usize = 128;
 
@@ -47,6 +55,10 @@ pub enum OpenAiError {
     TooLarge(usize),
     /// The body stopped coming.
     BodyTimeout,
+    /// The runtime cannot do what is asked.
+    Refused(Refusal),
+    /// A limit of the key is reached.
+    Limited(Box<Limited>),
     /// The deployment exists, and nothing of it can serve now.
     NotReady(String),
     /// The upstream refused, broke or spoke nonsense.
@@ -99,6 +111,17 @@ impl OpenAiError {
             Self::MethodNotAllowed { .. } => (StatusCode::METHOD_NOT_ALLOWED, INVALID, "method_not_allowed"),
             Self::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, INVALID, "request_too_large"),
             Self::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, INVALID, "request_timeout"),
+            Self::Refused(refusal) => {
+                (StatusCode::BAD_REQUEST, INVALID, refusal.code.unwrap_or("unsupported_parameter"))
+            }
+            Self::Limited(limited) => match **limited {
+                Limited::Rate { .. } => {
+                    (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "rate_limit_exceeded")
+                }
+                Limited::Budget => {
+                    (StatusCode::TOO_MANY_REQUESTS, "insufficient_quota", "insufficient_quota")
+                }
+            },
             Self::NotReady(_) => (StatusCode::SERVICE_UNAVAILABLE, SERVER, "model_not_ready"),
             Self::Upstream => (StatusCode::BAD_GATEWAY, SERVER, "upstream_error"),
             Self::UpstreamTimeout => (StatusCode::GATEWAY_TIMEOUT, SERVER, "upstream_timeout"),
@@ -107,7 +130,11 @@ impl OpenAiError {
     }
 
     fn param(&self) -> Option<&'static str> {
-        matches!(self, Self::MissingModel).then_some("model")
+        match self {
+            Self::MissingModel => Some("model"),
+            Self::Refused(refusal) => refusal.param,
+            _ => None,
+        }
     }
 
     fn message(&self) -> String {
@@ -134,6 +161,8 @@ impl OpenAiError {
             }
             Self::TooLarge(limit) => format!("The body is larger than {limit} bytes."),
             Self::BodyTimeout => "The body stopped coming before it was complete.".to_owned(),
+            Self::Refused(refusal) => refusal.message.clone(),
+            Self::Limited(limited) => limited_message(limited),
             Self::NotReady(model) => {
                 format!("The model `{}` cannot serve right now. Try again in a moment.", quote(model))
             }
@@ -172,9 +201,21 @@ impl OpenAiError {
             Self::NotReady(_) => {
                 response.insert_header((RETRY_AFTER, NOT_READY_RETRY_SECS));
             }
+            Self::Limited(limited) => match &**limited {
+                Limited::Rate { retry_after, standing, .. } => {
+                    response.insert_header((RETRY_AFTER, whole_seconds(*retry_after)));
+                    let mut response = response.body(self.body());
+                    ratelimit::tell(standing, response.headers_mut());
+                    return response;
+                }
+                Limited::Budget => {
+                    response.insert_header((SHOULD_RETRY, "false"));
+                }
+            },
             Self::InvalidJson(_)
             | Self::InvalidForm(_)
             | Self::MissingModel
+            | Self::Refused(_)
             | Self::NoSuchModel(_)
             | Self::UnknownUrl { .. }
             | Self::TooLarge(_)
@@ -184,6 +225,29 @@ impl OpenAiError {
         }
         response.body(self.body())
     }
+}
+
+fn limited_message(limited: &Limited) -> String {
+    match limited {
+        Limited::Rate { what, retry_after, .. } => {
+            let what = match what {
+                RateKind::Requests => "requests per minute",
+                RateKind::Tokens => "tokens per minute",
+                RateKind::Concurrent => "requests at the same time",
+            };
+            let seconds = whole_seconds(*retry_after);
+            format!("This API key has reached its limit of {what}. Try again in {seconds} s.")
+        }
+        Limited::Budget => {
+            "The budget of this API key is spent. Its owner can raise it or wait for the next period."
+                .to_owned()
+        }
+    }
+}
+
+/// A pause for `Retry-After`, which has no fractions: rounded up, at least a second.
+fn whole_seconds(pause: Duration) -> u64 {
+    pause.as_secs().saturating_add(u64::from(pause.subsec_nanos() > 0)).max(1)
 }
 
 /// An error object in OpenAI's shape: all four keys, always.

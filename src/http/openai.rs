@@ -1,52 +1,73 @@
 //! The gateway: OpenAI's API in front of the deployments' runtimes.
 //!
-//! A request is read, its model is found by a scan of the bytes ([`nebula_dialect::scan`], [`form`]), the caller is let in or not
-//! ([`credential`]), and the bytes go to the agent's proxy of the least busy replica ([`forward`]), whose answer
-//! streams back ([`answer`]). Routes come from the table that the router publishes; no actor is asked.
+//! A request is read, its model is found by a scan of the bytes ([`nebula_dialect::scan`], [`form`]), the caller is
+//! let in or not ([`credential`]), and the request goes, in the words of the runtime ([`nebula_dialect::Adapter`]),
+//! to the agent's proxy of the replica that the route picks ([`forward`]), whose answer streams back ([`answer`]).
+//! What it took is written once at the end ([`entry`]). Routes and keys come from tables that are published; no actor
+//! is asked.
 
 mod answer;
 mod body;
 mod cors;
 mod credential;
+mod entry;
 mod form;
 mod forward;
+mod hold;
 mod models;
 mod outcome;
+pub(super) mod ratelimit;
+mod request_id;
+mod target;
 
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::http::Method;
-use actix_web::http::header::{ACCESS_CONTROL_REQUEST_METHOD, ALLOW, HeaderMap, HeaderName, HeaderValue};
+use actix_web::http::header::{ACCESS_CONTROL_REQUEST_METHOD, ALLOW, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, web};
 use arc_swap::ArcSwap;
+use nebula_core::clock::Clock;
+use nebula_core::telemetry::LogFormat;
+use nebula_core::telemetry::access::AccessLog;
 use nebula_core::token::TokenHash;
-use nebula_dialect::{Surface, scan};
+use nebula_dialect::{Scan, Surface, scan};
 use nebula_relay::Client;
-use uuid::Uuid;
+use tokio::sync::watch;
 
+use crate::domain::key::{KeyTable, Limited, LiveKey, Permit};
 use crate::domain::route::RouteTable;
+use crate::domain::usage::Tallies;
 use crate::http::error::OpenAiError;
+use crate::metrics;
 
 pub use cors::AllowOrigins;
 pub use outcome::{Outcome, OutcomeKind, Outcomes};
 
 use credential::Caller;
+use entry::{Entry, Recorded};
 use forward::{Admitted, forward};
+use hold::{Hold, Holding};
 use outcome::RetryBudget;
-
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// Longest request id that is taken from a client, in bytes.
-const REQUEST_ID_MAX: usize = 128;
+use request_id::{REQUEST_ID, RequestId};
+use target::Target;
 
 /// Everything the gateway needs; clones share it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Gateway {
     /// The path before all of the gateway's, such as `/v1`.
     pub prefix: String,
     /// The routes, replaced as a whole.
     pub routes: Arc<ArcSwap<RouteTable>>,
+    /// Changes with each replacement of the routes.
+    pub routes_changed: watch::Receiver<u64>,
+    /// The API keys, replaced as a whole.
+    pub keys: Arc<ArcSwap<KeyTable>>,
+    /// Where tokens are added up.
+    pub usage: Arc<Tallies>,
+    /// Where each request is logged, and in which form.
+    pub access: (AccessLog, LogFormat),
     /// What the admin token hashes to.
     pub admin: TokenHash,
     /// Sizes and times.
@@ -55,6 +76,8 @@ pub struct Gateway {
     pub origins: AllowOrigins,
     /// Who hears how replicas do.
     pub outcomes: Outcomes,
+    /// What the time is.
+    pub clock: Clock,
 }
 
 /// Sizes and times.
@@ -66,44 +89,28 @@ pub struct Limits {
     pub upstream_timeout: Duration,
     /// Between two bytes of an answer.
     pub upstream_idle_timeout: Duration,
-}
-
-/// What a path under the prefix means.
-enum Target<'a> {
-    Surface(Surface),
-    Models,
-    Model(&'a str),
-}
-
-impl<'a> Target<'a> {
-    fn of(path: &'a str) -> Option<Self> {
-        if let Some(surface) = Surface::at(path) {
-            return Some(Self::Surface(surface));
-        }
-        match path.strip_prefix("/models")? {
-            "" => Some(Self::Models),
-            rest => rest.strip_prefix('/').filter(|model| !model.is_empty()).map(Self::Model),
-        }
-    }
-
-    /// Its methods, as in `Allow`.
-    fn allow(&self) -> &'static str {
-        match self {
-            Self::Surface(_) => "POST, OPTIONS",
-            Self::Models | Self::Model(_) => "GET, HEAD, OPTIONS",
-        }
-    }
-
-    fn takes(&self, method: &Method) -> bool {
-        self.allow().split(", ").any(|allowed| allowed == method.as_str())
-    }
+    /// How long a request waits for a deployment that is starting.
+    pub hold: Duration,
+    /// After so much silence in a stream a comment is sent; zero: never.
+    pub keepalive: Duration,
 }
 
 /// The gateway on one worker thread.
 struct Worker {
     gateway: Gateway,
+    /// The prefix without a slash at its end.
+    prefix: String,
     client: Client,
     budget: RetryBudget,
+    ledger: Rc<Ledger>,
+    holding: Holding,
+}
+
+/// Where entries are written.
+struct Ledger {
+    clock: Clock,
+    usage: Arc<Tallies>,
+    access: (AccessLog, LogFormat),
 }
 
 /// Adds the gateway to an `App`: everything under its prefix. Called once per worker thread.
@@ -111,47 +118,61 @@ struct Worker {
 /// The server must be built with `h1_allow_half_closed(false)`, else a client that leaves is not noticed.
 pub fn configure(config: &mut web::ServiceConfig, gateway: Gateway) {
     let prefix = gateway.prefix.trim_end_matches('/').to_owned();
-    let worker = Rc::new(Worker { gateway, client: Client::new(), budget: RetryBudget::full() });
+    let ledger = Rc::new(Ledger {
+        clock: gateway.clock,
+        usage: Arc::clone(&gateway.usage),
+        access: gateway.access.clone(),
+    });
+    let (routes, changed) = (Arc::clone(&gateway.routes), gateway.routes_changed.clone());
+    let holding = Holding::new(routes, changed, gateway.limits.hold);
+    let worker = Rc::new(Worker {
+        gateway,
+        prefix: prefix.clone(),
+        client: Client::new(),
+        budget: RetryBudget::new(),
+        ledger,
+        holding,
+    });
     let handler =
         move |request: HttpRequest, payload: web::Payload| serve(Rc::clone(&worker), request, payload);
     config.service(web::scope(&prefix).default_service(web::to(handler)));
 }
 
 /// Answers any request under the prefix, and adds what every response carries.
-async fn serve(worker: Rc<Worker>, request: HttpRequest, payload: web::Payload) -> HttpResponse {
+async fn serve(worker: Rc<Worker>, request: HttpRequest, payload: web::Payload) -> HttpResponse<Recorded> {
     let id = RequestId::of(request.headers());
+    let mut entry = Entry::begin(&worker.ledger, &request, id.client.clone());
     let is_preflight =
         request.method() == Method::OPTIONS && request.headers().contains_key(ACCESS_CONTROL_REQUEST_METHOD);
     let result = if is_preflight {
         Ok(cors::preflight(request.headers()))
     } else {
-        dispatch(&worker, &request, payload, &id.upstream).await
+        dispatch(&worker, &request, payload, id.upstream, &mut entry).await
     };
     let mut response = result.unwrap_or_else(|error| error.response());
-    tracing::debug!(
-        request_id = id.client.to_str().unwrap_or_default(),
-        upstream_request_id = id.upstream.to_str().unwrap_or_default(),
-        path = request.path(),
-        status = response.status().as_u16(),
-        "gateway request"
-    );
-    worker.gateway.origins.apply(request.headers(), response.headers_mut());
-    response.headers_mut().insert(REQUEST_ID, id.client);
-    response
+    let headers = response.headers_mut();
+    worker.gateway.origins.apply(request.headers(), headers);
+    headers.insert(REQUEST_ID, id.client);
+    if let Some(permit) = entry.permit() {
+        ratelimit::tell(&permit.standing(worker.ledger.clock.now()), headers);
+    }
+    let status = response.status().as_u16();
+    response.map_body(|_, body| entry.over(status, body))
 }
 
 async fn dispatch(
-    worker: &Worker,
+    worker: &Rc<Worker>,
     request: &HttpRequest,
     payload: web::Payload,
-    request_id: &HeaderValue,
+    request_id: HeaderValue,
+    entry: &mut Entry,
 ) -> Result<HttpResponse, OpenAiError> {
-    let prefix = worker.gateway.prefix.trim_end_matches('/');
-    let path = request.uri().path().strip_prefix(prefix).unwrap_or_default();
+    let path = request.uri().path().strip_prefix(&*worker.prefix).unwrap_or_default();
     let Some(target) = Target::of(path) else {
         let (method, path) = (request.method().to_string(), request.uri().path().to_owned());
         return Err(OpenAiError::UnknownUrl { method, path });
     };
+    entry.came_to(target.path());
     if !target.takes(request.method()) {
         let (method, path) = (request.method().to_string(), request.uri().path().to_owned());
         return Err(OpenAiError::MethodNotAllowed { method, path, allow: target.allow() });
@@ -159,60 +180,74 @@ async fn dispatch(
     if request.method() == Method::OPTIONS {
         return Ok(HttpResponse::NoContent().insert_header((ALLOW, target.allow())).finish());
     }
-    let surface = match target {
-        Target::Surface(surface) => surface,
-        Target::Models | Target::Model(_) => {
-            let table = worker.gateway.routes.load();
-            let caller = caller(worker, request, &table);
-            return match target {
-                Target::Model(model) => models::one(&table, caller, model),
-                _ => Ok(models::list(&table, &caller)),
-            };
-        }
-    };
-    let body = body::read(request, payload, worker.gateway.limits.max_body_bytes).await?;
-    let scan = if surface.takes_form() {
-        form::scan(request.headers(), &body)?
-    } else {
-        scan::scan(&body).map_err(OpenAiError::from)?
-    };
-    let route = {
-        let table = worker.gateway.routes.load();
-        caller(worker, request, &table).route(&table, &scan.model)?
-    };
-    let body = scan.with_model(&body, &route.served_name);
-    forward(worker, Admitted { request, request_id, surface, route: &route, body }).await
-}
-
-fn caller(worker: &Worker, request: &HttpRequest, table: &RouteTable) -> Caller {
-    Caller::of(request.headers(), &worker.gateway.admin, table)
-}
-
-/// A request's id, on both of our sides.
-struct RequestId {
-    /// In the response: the client's own if it sent a sensible one.
-    client: HeaderValue,
-    /// To the runtime, always a UUID: some refuse every request whose id is none.
-    upstream: HeaderValue,
-}
-
-impl RequestId {
-    fn of(headers: &HeaderMap) -> Self {
-        let legal = |byte: &u8| byte.is_ascii_alphanumeric() || b"._:-".contains(byte);
-        let given = headers.get(REQUEST_ID).filter(|id| {
-            let id = id.as_bytes();
-            (1..=REQUEST_ID_MAX).contains(&id.len()) && id.iter().all(legal)
-        });
-        if let Some(id) = given.filter(|id| is_uuid(id.as_bytes())) {
-            return Self { client: id.clone(), upstream: id.clone() };
-        }
-        let made = HeaderValue::from_str(&Uuid::new_v4().to_string());
-        let made = made.unwrap_or_else(|_| HeaderValue::from_static("00000000-0000-4000-8000-000000000000"));
-        Self { client: given.unwrap_or(&made).clone(), upstream: made }
+    match target {
+        Target::Surface(surface) => ask(worker, request, payload, request_id, surface, entry).await,
+        Target::Models => Ok(models::list(&worker.gateway.routes.load(), &worker.caller(request))),
+        Target::Model(model) => models::one(&worker.gateway.routes.load(), worker.caller(request), model),
     }
 }
 
-/// Whether an id is a UUID in one of the two forms that everybody reads, with hyphens or without.
-fn is_uuid(id: &[u8]) -> bool {
-    [32, 36].contains(&id.len()) && Uuid::try_parse_ascii(id).is_ok()
+/// Reads a request for a model, lets its caller in and has it answered.
+async fn ask(
+    worker: &Rc<Worker>,
+    request: &HttpRequest,
+    payload: web::Payload,
+    request_id: HeaderValue,
+    surface: Surface,
+    entry: &mut Entry,
+) -> Result<HttpResponse, OpenAiError> {
+    let body = body::read(request, payload, worker.gateway.limits.max_body_bytes).await?;
+    let scan: Scan =
+        if surface.takes_form() { form::scan(request.headers(), &body)? } else { scan::scan(&body)? };
+    entry.read(body.len(), scan.streams, scan.prompt_estimate);
+    let (route, key) = worker.caller(request).route(&worker.gateway.routes.load(), &scan.model)?;
+    let permit = key.map(|key| worker.permit(&key)).transpose()?;
+    entry.admitted(&route, permit);
+    let admitted = Admitted {
+        request: request.clone(),
+        request_id,
+        surface,
+        route,
+        body,
+        scan,
+        facts: Rc::clone(entry.facts()),
+    };
+    match worker.holding.enter(&admitted.route) {
+        None => forward(worker, admitted).await,
+        // Whoever wants a stream hears at once that it is waited, and all that follows within the stream.
+        Some(hold) if admitted.scan.streams => {
+            let (waiting, keepalive) = (Rc::clone(worker), worker.gateway.limits.keepalive);
+            Ok(hold::held(keepalive, async move {
+                let answer = after(&waiting, hold, admitted).await;
+                answer.unwrap_or_else(|error| error.response())
+            }))
+        }
+        Some(hold) => after(worker, hold, admitted).await,
+    }
+}
+
+/// Waits until something of the deployment can serve, then has the request answered.
+async fn after(worker: &Worker, hold: Hold, mut admitted: Admitted) -> Result<HttpResponse, OpenAiError> {
+    let route = hold.ready().await;
+    admitted.route = route.ok_or_else(|| OpenAiError::NotReady(admitted.route.name.clone()))?;
+    forward(worker, admitted).await
+}
+
+impl Worker {
+    fn caller(&self, request: &HttpRequest) -> Caller {
+        let gateway = &self.gateway;
+        let (routes, keys) = (gateway.routes.load(), gateway.keys.load());
+        Caller::of(request.headers(), &gateway.admin, &routes, &keys, self.ledger.clock.wall())
+    }
+
+    /// A place among the requests of a key, if its limits leave one.
+    fn permit(&self, key: &Arc<LiveKey>) -> Result<Permit, OpenAiError> {
+        key.admit(self.ledger.clock.now(), self.ledger.clock.wall()).map_err(|limited| {
+            metrics::gateway().limited(match &limited {
+                Limited::Rate { what, .. } => what.as_str(),
+                Limited::Budget => "budget",
+            });
+            OpenAiError::Limited(Box::new(limited))
+        })
+    }
 }

@@ -1,4 +1,4 @@
-//! For operators and their tools: `/health`, `/ready` and `/admin`. The page at `/admin` loads without a token
+//! For operators and their tools: `/health`, `/ready`, `/metrics` and `/admin`. The page at `/admin` loads without a token
 //! and asks for it; everything it shows comes from the paths below it, which take the admin token.
 
 use actix_web::http::header::ContentType;
@@ -10,6 +10,7 @@ use super::api::error::refuse;
 use super::api::{Api, admin_only, origin};
 use crate::domain::error::{Error, ErrorClass};
 
+mod metrics;
 mod store;
 
 type Shared = web::Data<Api>;
@@ -18,6 +19,7 @@ type Shared = web::Data<Api>;
 pub fn configure(cfg: &mut web::ServiceConfig) {
     cfg.service(web::resource("/health").route(web::get().to(health)).route(web::head().to(health)))
         .service(web::resource("/ready").route(web::get().to(ready)).route(web::head().to(ready)))
+        .configure(metrics::configure)
         .service(web::resource("/admin").route(web::get().to(page)))
         .service(
             web::scope("/admin")

@@ -53,7 +53,9 @@ fn purpose(writes: &[Write]) -> Purpose {
         | Write::DeleteDeployment(_)
         | Write::DeleteReplica(..)
         | Write::DeleteCommand(..)
-        | Write::DeleteUsedKey(_) => true,
+        | Write::DeleteUsedKey(_)
+        | Write::DeleteKey(_)
+        | Write::DeleteUsage(_) => true,
         Write::PutCommand(command) => matches!(command.action, Action::Stop | Action::Delete),
         Write::PutNode(_)
         | Write::PutDeployment(_)
@@ -62,7 +64,9 @@ fn purpose(writes: &[Write]) -> Purpose {
         | Write::DeleteEvent(..)
         | Write::PutUsedKey(_)
         | Write::PutPoison(_)
-        | Write::DeletePoison(..) => false,
+        | Write::DeletePoison(..)
+        | Write::PutKey(_)
+        | Write::PutUsage(_) => false,
     };
     // What an operator does where no record changes with it, such as bringing an actor back.
     let audit = |write: &Write| match write {
@@ -103,6 +107,10 @@ fn batch(writes: Vec<Write>) -> Result<Batch, StoreError> {
                 batch.put(keys::poison(&poison.path, poison.fingerprint), records::poison(&poison)?)
             }
             Write::DeletePoison(path, fingerprint) => batch.delete(keys::poison(&path, fingerprint)),
+            Write::PutKey(key) => batch.put(keys::api_key(key.id), records::api_key(&key)?),
+            Write::DeleteKey(id) => batch.delete(keys::api_key(id)),
+            Write::PutUsage(row) => batch.put(keys::usage(&row.id()), records::usage(&row)?),
+            Write::DeleteUsage(id) => batch.delete(keys::usage(&id)),
         };
     }
     Ok(batch)

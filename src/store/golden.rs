@@ -2,16 +2,19 @@
 //! ever, and the newest schema must be written as it stands here. A file is only ever added; when a test here fails,
 //! the code is wrong, not the file.
 use nebula_core::clock::WallTime;
-use nebula_core::ids::{CommandId, DeploymentId, ReplicaId};
+use nebula_core::ids::{CommandId, DeploymentId, KeyId, ReplicaId};
 use nebula_core::token::TokenHash;
 use nebula_store::Record;
 
 use super::records;
-use super::tests::{deployment, node, start};
+use super::tests::{deployment, key, node, start, usage};
 use crate::domain::command::{Action, Command};
 use crate::domain::event::{JournalEvent, Line, Origin, Subject};
 use crate::domain::idempotency::UsedKey;
+use crate::domain::key::{ApiKey, KeyLimits};
 use crate::domain::poison::Poison;
+use crate::domain::route::Balance;
+use crate::domain::usage::{Span, UsageRow};
 use crate::ports::StoreError;
 
 macro_rules! golden {
@@ -78,7 +81,9 @@ fn nodes_deployments_and_replicas() {
     stays(golden!("node-1"), records::node, records::read_node, &node());
     let mut dep = deployment();
     let replica = dep.replicas.remove(0);
-    stays(golden!("deployment-1"), records::deployment, records::read_deployment, &dep);
+    stays(golden!("deployment-2"), records::deployment, records::read_deployment, &dep);
+    dep.spec.routing = Balance::default();
+    reads(golden!("deployment-1"), records::read_deployment, &dep);
     stays(golden!("replica-1"), records::replica, records::read_replica, &replica);
 }
 
@@ -130,4 +135,15 @@ fn used_keys_and_messages_set_aside() {
         last_at: WallTime(1_702_400_000_001),
     };
     stays(golden!("poison-1"), records::poison, records::read_poison, &poison);
+}
+
+#[test]
+fn api_keys_and_usage() {
+    let check = |golden, key: &ApiKey| stays(golden, records::api_key, records::read_api_key, key);
+    check(golden!("api-key-1"), &key());
+    let plain = ApiKey { models: None, expires_at: None, limits: KeyLimits::default(), ..key() };
+    check(golden!("api-key-1-unlimited"), &plain);
+    let check = |golden, row: &UsageRow| stays(golden, records::usage, records::read_usage, row);
+    check(golden!("usage-1"), &usage(Some(KeyId::from_bytes([6; 16])), Span::Hour));
+    check(golden!("usage-1-year"), &usage(None, Span::Year));
 }

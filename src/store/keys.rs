@@ -1,10 +1,11 @@
 //! Keys: a prefix for each kind of record, fixed-width ids, big-endian numbers, so that a scan is in order.
 //! Prefixes are frozen; one that is retired stays reserved.
 
-use nebula_core::ids::{CommandId, DeploymentId, NodeId, ReplicaId};
+use nebula_core::ids::{CommandId, DeploymentId, KeyId, NodeId, ReplicaId};
 use nebula_core::token::TokenHash;
 
 use crate::domain::event::Ring;
+use crate::domain::usage::{Block, UsageId};
 use crate::ports::StoreError;
 
 /// Nodes, by id.
@@ -28,8 +29,13 @@ pub(super) const USED_KEYS: &[u8] = b"i/";
 /// Messages that were set aside, by the hash of their actor's path and their fingerprint.
 pub(super) const POISON: &[u8] = b"x/";
 
+/// API keys, by id.
+pub(super) const API_KEYS: &[u8] = b"k/";
+/// What was used, by block, beginning and the hash of key and model.
+pub(super) const USAGE: &[u8] = b"u/";
+
 /// Every kind of record with its prefix, as operators see it.
-pub(super) const KINDS: [(&str, &[u8]); 9] = [
+pub(super) const KINDS: [(&str, &[u8]); 11] = [
     ("nodes", NODES),
     ("deployments", DEPLOYMENTS),
     ("replicas", REPLICAS),
@@ -39,6 +45,8 @@ pub(super) const KINDS: [(&str, &[u8]); 9] = [
     ("audit", AUDIT),
     ("used_keys", USED_KEYS),
     ("messages_set_aside", POISON),
+    ("api_keys", API_KEYS),
+    ("usage", USAGE),
 ];
 
 /// Ends a node's id inside a key; no id holds it.
@@ -88,6 +96,21 @@ pub(super) fn used_key(key: &str) -> Vec<u8> {
 
 pub(super) fn poison(path: &str, fingerprint: u64) -> Vec<u8> {
     join(&[POISON, TokenHash::of(path).as_bytes(), &fingerprint.to_be_bytes()])
+}
+
+pub(super) fn api_key(id: KeyId) -> Vec<u8> {
+    join(&[API_KEYS, id.as_bytes()])
+}
+
+pub(super) fn usage_block(block: &Block) -> Vec<u8> {
+    join(&[USAGE, &[block.span.number()], &block.start.0.to_be_bytes()])
+}
+
+pub(super) fn usage(id: &UsageId) -> Vec<u8> {
+    // A row without a key is one of no key there is.
+    let key = id.key.map_or([0; 16], |key| *key.as_bytes());
+    let hash = TokenHash::of_bytes(&join(&[&key, id.model.as_bytes()]));
+    join(&[&usage_block(&id.block()), &id.from.0.to_be_bytes(), hash.as_bytes()])
 }
 
 /// The id in a deployment's key.

@@ -2,31 +2,33 @@
 //! one schema number fields are only ever added at the end, never moved.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use bincode::{Decode, Encode};
 use nebula_core::clock::WallTime;
 use nebula_core::ids::{DeploymentId, Generation, NodeId, ReplicaId};
-use nebula_core::token::{Secret, TokenHash};
 use nebula_store::{Record, codec};
 
-use crate::domain::deployment::{
-    CpuNeed, Deployment, DeploymentSpec, Desired, GpuNeed, LostAfter, Phase, Placement, Replica,
-};
+use crate::domain::deployment::{Phase, Placement, Replica};
 use crate::domain::idempotency::UsedKey;
 use crate::domain::node::{Capabilities, Gpu, Node, Presence, Scheduling};
 use crate::domain::report::Seen;
 use crate::ports::StoreError;
 
 mod command;
+mod deployment;
 mod event;
+mod key;
 mod poison;
 #[cfg(test)]
 mod props;
+mod usage;
 
 pub(super) use self::command::{command, read_command};
+pub(super) use self::deployment::{deployment, read_deployment};
 pub(super) use self::event::{event, read_event};
+pub(super) use self::key::{api_key, read_api_key};
 pub(super) use self::poison::{poison, read_poison};
+pub(super) use self::usage::{read_usage, usage};
 
 /// Kinds of records; frozen.
 mod kind {
@@ -37,6 +39,8 @@ mod kind {
     pub(super) const EVENT: u8 = 5;
     pub(super) const USED_KEY: u8 = 6;
     pub(super) const POISON: u8 = 9;
+    pub(super) const API_KEY: u8 = 10;
+    pub(super) const USAGE: u8 = 11;
 }
 
 /// The schema in which records are written, unless their file says otherwise.
@@ -81,40 +85,6 @@ struct GpuV1 {
     index: u32,
     compute_capability: String,
     pci_bus_id: String,
-}
-
-#[derive(Encode, Decode)]
-struct DeploymentV1 {
-    id: [u8; 16],
-    name: String,
-    spec: SpecV1,
-    desired: u8,
-    generation: u64,
-    token: [u8; 32],
-    gateway_token: String,
-    created_at: u64,
-    updated_at: u64,
-}
-
-#[derive(Encode, Decode)]
-struct SpecV1 {
-    model: String,
-    runtime: String,
-    source: Option<String>,
-    image: Option<String>,
-    driver: Option<String>,
-    command: Vec<String>,
-    args: Vec<String>,
-    env: Map,
-    node: Option<String>,
-    labels: Map,
-    replicas: u32,
-    gpu_count: u32,
-    gpu_type: Option<String>,
-    gpu_memory_bytes: u64,
-    cpu_cores: u32,
-    public: bool,
-    lost_after_secs: Option<u64>,
 }
 
 #[derive(Encode, Decode)]
@@ -198,7 +168,6 @@ fn number<T: PartialEq>(all: &[T], value: &T) -> u8 {
 }
 
 const PRESENCES: [Presence; 3] = [Presence::Expected, Presence::Offline, Presence::Deregistered];
-const DESIRES: [Desired; 3] = [Desired::Running, Desired::Stopped, Desired::Deleted];
 
 pub(super) fn node(node: &Node) -> Result<Record, StoreError> {
     let caps = &node.capabilities;
@@ -274,83 +243,6 @@ pub(super) fn read_node(record: &Record) -> Result<Node, StoreError> {
         scheduling: pick(&Scheduling::ALL, stored.scheduling)?,
         presence: pick(&PRESENCES, stored.presence)?,
         created_at: WallTime(stored.created_at),
-    })
-}
-
-pub(super) fn deployment(dep: &Deployment) -> Result<Record, StoreError> {
-    let stored = DeploymentV1 {
-        id: *dep.id.as_bytes(),
-        name: dep.name.clone(),
-        spec: spec(&dep.spec),
-        desired: number(&DESIRES, &dep.desired),
-        generation: dep.generation.0,
-        token: *dep.token.as_bytes(),
-        gateway_token: dep.gateway_token.expose().to_owned(),
-        created_at: dep.created_at.0,
-        updated_at: dep.updated_at.0,
-    };
-    write(kind::DEPLOYMENT, &format!("deployment \"{}\"", dep.name), &stored)
-}
-
-fn spec(spec: &DeploymentSpec) -> SpecV1 {
-    SpecV1 {
-        model: spec.model.clone(),
-        runtime: spec.runtime.to_string(),
-        source: spec.source.as_ref().map(ToString::to_string),
-        image: spec.image.clone(),
-        driver: spec.driver.map(|driver| driver.to_string()),
-        command: spec.command.clone(),
-        args: spec.args.clone(),
-        env: spec.env.clone(),
-        node: spec.node.clone(),
-        labels: spec.labels.clone(),
-        replicas: spec.replicas,
-        gpu_count: spec.gpu.count,
-        gpu_type: spec.gpu.kind.clone(),
-        gpu_memory_bytes: spec.gpu.memory_bytes,
-        cpu_cores: spec.cpu.cores,
-        public: spec.public,
-        lost_after_secs: match spec.lost_after {
-            LostAfter::After(after) => Some(after.as_secs()),
-            LostAfter::Never => None,
-        },
-    }
-}
-
-/// The deployment without its replicas, which have records of their own.
-pub(super) fn read_deployment(record: &Record) -> Result<Deployment, StoreError> {
-    let stored: DeploymentV1 = read(kind::DEPLOYMENT, record)?;
-    let spec = stored.spec;
-    Ok(Deployment {
-        id: DeploymentId::from_bytes(stored.id),
-        name: stored.name,
-        spec: DeploymentSpec {
-            model: spec.model,
-            runtime: parse(&spec.runtime)?,
-            source: parse_some(spec.source.as_ref())?,
-            image: spec.image,
-            driver: parse_some(spec.driver.as_ref())?,
-            command: spec.command,
-            args: spec.args,
-            env: spec.env,
-            node: spec.node,
-            labels: spec.labels,
-            replicas: spec.replicas,
-            gpu: GpuNeed { count: spec.gpu_count, kind: spec.gpu_type, memory_bytes: spec.gpu_memory_bytes },
-            cpu: CpuNeed { cores: spec.cpu_cores },
-            public: spec.public,
-            lost_after: match spec.lost_after_secs {
-                Some(secs) => LostAfter::After(Duration::from_secs(secs)),
-                None => LostAfter::Never,
-            },
-        },
-        desired: pick(&DESIRES, stored.desired)?,
-        generation: Generation(stored.generation),
-        token: TokenHash::from_bytes(stored.token),
-        gateway_token: Secret::from_text(stored.gateway_token),
-        created_at: WallTime(stored.created_at),
-        updated_at: WallTime(stored.updated_at),
-        replicas: Vec::new(),
     })
 }
 

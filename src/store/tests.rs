@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use nebula_core::clock::WallTime;
-use nebula_core::ids::{CommandId, Generation, ReplicaId};
+use nebula_core::ids::{CommandId, Generation, KeyId, ReplicaId};
 use nebula_core::runtime::{Driver, RuntimeKind};
 use nebula_core::token::{Secret, TokenHash};
 use nebula_store::Batch;
@@ -12,8 +12,11 @@ use crate::domain::deployment::{
     CpuNeed, DeploymentSpec, Desired, GpuNeed, LostAfter, Phase, Placement, Replica,
 };
 use crate::domain::event::{Happening, Line};
+use crate::domain::key::{Budget, KeyLimits, KeySecret, Period};
 use crate::domain::node::{Capabilities, Gpu, Presence, Scheduling};
 use crate::domain::report::Seen;
+use crate::domain::route::Balance;
+use crate::domain::usage::{Span, Sums};
 
 fn pairs(text: &str) -> BTreeMap<String, String> {
     BTreeMap::from([(text.to_owned(), format!("{text}-value"))])
@@ -79,6 +82,7 @@ pub(super) fn deployment() -> Deployment {
             cpu: CpuNeed { cores: 4 },
             public: true,
             lost_after: LostAfter::Never,
+            routing: Balance::Prefix,
         },
         desired: Desired::Stopped,
         generation: Generation(4),
@@ -114,6 +118,36 @@ pub(super) fn start() -> Command {
             gateway_token: dep.gateway_token,
         })),
         created_at: WallTime(3),
+    }
+}
+
+pub(super) fn key() -> ApiKey {
+    ApiKey {
+        id: KeyId::from_bytes([6; 16]),
+        name: "ci".to_owned(),
+        secrets: vec![
+            KeySecret { hash: TokenHash::of("nbkey_1"), until: Some(WallTime(1_702_400_600_000)) },
+            KeySecret { hash: TokenHash::of("nbkey_2"), until: None },
+        ],
+        models: Some(["org/model".to_owned(), "other".to_owned()].into()),
+        expires_at: Some(WallTime(1_702_500_000_000)),
+        limits: KeyLimits {
+            rpm: Some(60),
+            tpm: Some(1 << 40),
+            max_concurrent: Some(8),
+            budget: Some(Budget { tokens: 1 << 50, period: Period::Month }),
+        },
+        created_at: WallTime(1_702_400_000_000),
+    }
+}
+
+pub(super) fn usage(key: Option<KeyId>, span: Span) -> UsageRow {
+    UsageRow {
+        key,
+        model: "org/model".to_owned(),
+        from: span.start(WallTime(1_702_400_000_000)),
+        span,
+        sums: Sums { requests: 7, prompt_tokens: 1 << 40, completion_tokens: 300, aborted: 1 },
     }
 }
 
@@ -213,4 +247,62 @@ async fn one_record_that_cannot_be_read_keeps_no_other_from_being_read() {
     assert_eq!(names, [(good.id, good.name), (bad, bad.to_string())]);
     assert!(store.deployment(bad).await.is_err());
     assert!(store.deployment(good.id).await.expect("read").is_some());
+}
+
+#[tokio::test]
+async fn keys_and_usage_are_there_again_and_rows_are_read_by_block_and_by_name() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let options = || Options { ballast_bytes: 0, ..Options::default() };
+    let (of_key, of_nobody) = (usage(Some(key().id), Span::Hour), usage(None, Span::Hour));
+    let folded = usage(Some(key().id), Span::Day);
+    let tomorrow = UsageRow { from: WallTime(of_key.from.0 + 24 * 3_600_000), ..of_key.clone() };
+    let rows = [of_key.clone(), of_nobody.clone(), folded.clone(), tomorrow.clone()];
+    {
+        let store = EmbeddedStore::open(dir.path(), options()).expect("opened");
+        let mut writes = vec![Write::PutKey(Box::new(key()))];
+        writes.extend(rows.iter().map(|row| Write::PutUsage(Box::new(row.clone()))));
+        store.commit(writes).await.expect("committed");
+        store.close();
+    }
+    let store = EmbeddedStore::open(dir.path(), options()).expect("opened again");
+    assert_eq!(store.keys().await.expect("read"), [key()]);
+    assert_eq!(store.usage(None).await.expect("read").len(), 4);
+    let today = store.usage(Some(of_key.id().block())).await.expect("read");
+    assert!(today.len() == 2 && today.contains(&of_key) && today.contains(&of_nobody), "{today:?}");
+    let absent = usage(None, Span::Month).id();
+    let asked = vec![folded.id(), absent, tomorrow.id()];
+    assert_eq!(store.usage_rows(asked).await.expect("read"), [folded.clone(), tomorrow]);
+    store.commit(vec![Write::PutUsage(Box::new(folded.clone()))]).await.expect("repeated");
+    assert_eq!(store.usage(Some(folded.id().block())).await.expect("read"), [folded.clone()]);
+    let census = store.census().await.expect("read");
+    assert_eq!((census["api_keys"], census["usage"]), (1, 4));
+    let gone = vec![Write::DeleteKey(key().id), Write::DeleteUsage(Box::new(folded.id()))];
+    store.commit(gone).await.expect("committed");
+    assert_eq!(store.keys().await.expect("read"), []);
+    assert_eq!(store.usage(None).await.expect("read").len(), 3);
+}
+
+#[tokio::test]
+async fn the_largest_key_that_is_allowed_fits_into_its_record() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store =
+        EmbeddedStore::open(dir.path(), Options { ballast_bytes: 0, ..Options::default() }).expect("opened");
+    let names = (0..64_u8).map(|n| format!("{n:02}{}", "x".repeat(62)));
+    let large = ApiKey { name: "\u{1F600}".repeat(128), models: Some(names.collect()), ..key() };
+    store.commit(vec![Write::PutKey(Box::new(large.clone()))]).await.expect("committed");
+    assert_eq!(store.keys().await.expect("read"), [large]);
+}
+
+#[tokio::test]
+async fn a_row_of_usage_that_cannot_be_read_is_set_aside_and_counted_anew() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store =
+        EmbeddedStore::open(dir.path(), Options { ballast_bytes: 0, ..Options::default() }).expect("opened");
+    let row = usage(None, Span::Hour);
+    let newer = Record { kind: 11, schema: 999, payload: b"from the future".to_vec() };
+    store.engine.commit(Batch::new().put(keys::usage(&row.id()), newer)).await.expect("committed");
+    assert_eq!(store.usage_rows(vec![row.id()]).await, Ok(Vec::new()));
+    assert_eq!(store.set_aside().await.expect("read").len(), 1);
+    store.commit(vec![Write::PutUsage(Box::new(row.clone()))]).await.expect("committed");
+    assert_eq!(store.usage_rows(vec![row.id()]).await, Ok(vec![row]));
 }

@@ -10,12 +10,18 @@ use std::time::Duration;
 use actix_web::dev::ServerHandle;
 use actix_web::{App, HttpServer};
 use arc_swap::ArcSwap;
-use nebula_core::clock::WallTime;
+use nebula_core::clock::{Clock, WallTime};
 use nebula_core::ids::{DeploymentId, Generation, ReplicaId};
 use nebula_core::runtime::RuntimeKind;
+use nebula_core::telemetry::LogFormat;
+use nebula_core::telemetry::access::AccessLog;
 use nebula_core::token::{Secret, TokenHash};
-use nebulad::domain::route::{Access, Endpoint, Route, RouteTable};
+use nebulad::domain::key::KeyTable;
+use nebulad::domain::route::{Access, Balance, Endpoint, Route, RouteTable};
+use nebulad::domain::usage::Tallies;
 use nebulad::http::openai::{AllowOrigins, Gateway, Limits, Outcome, OutcomeKind, Outcomes, configure};
+
+use tokio::sync::watch;
 
 use crate::net::{Caller, DEADLINE, Script};
 
@@ -28,7 +34,10 @@ pub struct Front {
     /// The deployments, in the order in which they were given.
     pub routes: Vec<DeploymentId>,
     table: Arc<ArcSwap<RouteTable>>,
+    pub keys: Arc<ArcSwap<KeyTable>>,
+    pub usage: Arc<Tallies>,
     outcomes: Arc<Mutex<Vec<Outcome>>>,
+    published: watch::Sender<u64>,
     handle: ServerHandle,
 }
 
@@ -38,22 +47,37 @@ impl Front {
     }
 
     pub async fn with(routes: Vec<Route>, origins: AllowOrigins) -> Self {
+        Self::tuned(routes, origins, |_| {}).await
+    }
+
+    /// A gateway that `tune` has changed.
+    pub async fn tuned(routes: Vec<Route>, origins: AllowOrigins, tune: impl FnOnce(&mut Gateway)) -> Self {
         let ids = routes.iter().map(|route| route.deployment_id).collect();
         let table = Arc::new(ArcSwap::from_pointee(RouteTable::new(routes)));
         let outcomes = Arc::new(Mutex::new(Vec::new()));
         let noted = Arc::clone(&outcomes);
-        let gateway = Gateway {
+        let (published, changed) = watch::channel(0);
+        let (keys, usage) = (Arc::<ArcSwap<KeyTable>>::default(), Arc::<Tallies>::default());
+        let mut gateway = Gateway {
             prefix: "/v1".to_owned(),
             routes: Arc::clone(&table),
+            routes_changed: changed,
+            keys: Arc::clone(&keys),
+            usage: Arc::clone(&usage),
+            access: (AccessLog::off(), LogFormat::Text),
+            clock: Clock::start(),
             admin: TokenHash::of(ADMIN),
             limits: Limits {
                 max_body_bytes: MAX_BODY,
                 upstream_timeout: Duration::from_millis(800),
                 upstream_idle_timeout: Duration::from_millis(400),
+                hold: Duration::ZERO,
+                keepalive: Duration::ZERO,
             },
             origins,
             outcomes: Outcomes::to(move |outcome| noted.lock().expect("unpoisoned").push(outcome)),
         };
+        tune(&mut gateway);
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("an address");
         let server =
@@ -67,7 +91,7 @@ impl Front {
                 .run();
         let handle = server.handle();
         actix_web::rt::spawn(server);
-        Self { address, routes: ids, table, outcomes, handle }
+        Self { address, routes: ids, table, keys, usage, outcomes, handle, published }
     }
 
     /// Sends a request on a connection of its own and reads the answer to the end.
@@ -75,6 +99,12 @@ impl Front {
         let mut caller = Caller::connect(self.address).await;
         caller.send(request).await;
         Answer::parse(&caller.rest().await)
+    }
+
+    /// Replaces the routes.
+    pub fn publish(&self, routes: Vec<Route>) {
+        self.table.store(Arc::new(RouteTable::new(routes)));
+        self.published.send_modify(|count| *count += 1);
     }
 
     pub fn outcomes(&self) -> Vec<OutcomeKind> {
@@ -186,12 +216,13 @@ pub fn private(name: &str, token: &str, upstreams: &[SocketAddr]) -> Route {
     route(name, Access::Token(vec![TokenHash::of(token)]), upstreams)
 }
 
+pub fn endpoint(address: &SocketAddr) -> Arc<Endpoint> {
+    let node = "node-1".parse().expect("a node id");
+    let address = address.to_string().parse().expect("an address");
+    Arc::new(Endpoint::new(ReplicaId::random(), Generation::FIRST, node, address))
+}
+
 fn route(name: &str, access: Access, upstreams: &[SocketAddr]) -> Route {
-    let endpoint = |address: &SocketAddr| {
-        let node = "node-1".parse().expect("a node id");
-        let address = address.to_string().parse().expect("an address");
-        Arc::new(Endpoint::new(ReplicaId::random(), Generation::FIRST, node, address))
-    };
     Route {
         deployment_id: DeploymentId::random(),
         name: name.to_owned(),
@@ -200,6 +231,8 @@ fn route(name: &str, access: Access, upstreams: &[SocketAddr]) -> Route {
         access,
         gateway_token: Secret::from_text("nbgw_secret"),
         created_at: WallTime(1_700_000_000_123),
+        balance: Balance::default(),
+        coming: false,
         endpoints: upstreams.iter().map(endpoint).collect(),
     }
 }

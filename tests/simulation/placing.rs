@@ -77,7 +77,7 @@ impl Sim {
         let Some(machine) = self.router() else { return };
         let changed = match mail {
             Mail::Publish(spec) => machine.publish(*spec),
-            Mail::Withdraw(id) => machine.withdraw(id),
+            Mail::Withdraw(id) => machine.withdraw(id).is_some(),
             other => panic!("no mail for the router: {other:?}"),
         };
         if changed {
@@ -87,7 +87,7 @@ impl Sim {
 
     fn publish_table(&mut self) {
         let Some(machine) = self.router() else { return };
-        self.control.table = machine.table();
+        self.control.table = machine.publication().table;
         self.count("tables published", 1);
         self.check_table();
     }

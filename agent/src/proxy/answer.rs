@@ -83,7 +83,7 @@ pub(super) fn upstream(reason: &UpstreamError) -> HttpResponse {
 /// API has that mark.
 pub(super) fn last_event(broken: Broken) -> Bytes {
     let (code, message) = match broken {
-        Broken::Upstream => ("upstream_error", "the runtime's answer broke off"),
+        Broken::Upstream | Broken::TooLong => ("upstream_error", "the runtime's answer broke off"),
         Broken::Timeout => ("upstream_timeout", "the runtime fell silent"),
         Broken::Unfinished => return Bytes::new(),
     };

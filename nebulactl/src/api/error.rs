@@ -133,9 +133,7 @@ fn is_denial(status: StatusCode) -> bool {
 fn advice(status: StatusCode, request_id: Option<&str>, origin: Option<&Origin>) -> Option<String> {
     match status.as_u16() {
         401 | 403 => Some(token_advice(origin)),
-        404 => Some(
-            "`nebulactl list`, `nebulactl models` and `nebulactl nodes list` show what there is".to_owned(),
-        ),
+        404 => Some("`nebulactl list`, `models`, `nodes list` and `keys list` show what there is".to_owned()),
         500.. => request_id.map(|id| format!("nebulad's log says more under request_id {id}")),
         _ => None,
     }

@@ -12,6 +12,7 @@ mod deploy;
 mod errors;
 mod events;
 mod exec;
+mod keys;
 mod nouns;
 mod server;
 mod settings;

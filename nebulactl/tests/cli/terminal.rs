@@ -70,6 +70,10 @@ fn deleting_asks_at_a_terminal_only_and_takes_no_for_an_answer() {
     assert_eq!((code, server.requests().len()), (Some(1), 0));
     assert_eq!(err, "delete deployment demo? [y/N] error: deployment demo was not deleted\n");
     assert_eq!(delete(&["nodes", "delete", "gpu-1"], "\n").0, Some(1));
+    assert_eq!(
+        delete(&["keys", "revoke", "ci"], "no\n").1,
+        "revoke key ci? [y/N] error: key ci was not revoked\n"
+    );
     assert_eq!(server.requests().len(), 0);
 
     assert_eq!(delete(&["delete", "demo"], "y\n").0, Some(0));

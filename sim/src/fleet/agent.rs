@@ -35,6 +35,8 @@ pub(crate) struct Fleet {
     pub(crate) first_interval: Duration,
     pub(crate) jitter: f64,
     pub(crate) deregister: bool,
+    /// None: the default one.
+    pub(crate) proxy_port: Option<u16>,
 }
 
 /// What an agent and its gRPC endpoint share.
@@ -227,6 +229,7 @@ impl Agent {
             capabilities: Some(self.capabilities()),
             deployments: self.shared.node().report(),
             boot_id: self.boot_id.clone(),
+            proxy_port: self.fleet.proxy_port.map_or(0, i32::from),
             ..RegisterRequest::default()
         };
         let answer = self

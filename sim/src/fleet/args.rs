@@ -39,6 +39,9 @@ pub struct Args {
     /// The agents start within this time, evenly [default: the interval, else 30s]
     #[arg(long, env = "NEBULA_SIM_RAMP", value_parser = duration::parse)]
     pub ramp: Option<Duration>,
+    /// Replicas are said to be reached through a proxy on this port; nothing of the fleet listens there
+    #[arg(long, env = "NEBULA_SIM_PROXY_PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub proxy_port: Option<u16>,
     /// How long a replica prepares before it runs
     #[arg(long, env = "NEBULA_SIM_START_DELAY", default_value = "1s", value_parser = duration::parse)]
     pub start_delay: Duration,

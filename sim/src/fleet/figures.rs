@@ -19,8 +19,8 @@ use std::time::Duration;
 use nebula_core::clock::{Clock, Tick};
 use serde::Serialize;
 
-use super::latency::Latency;
 use super::windows::{Peaks, Windows};
+use crate::latency::Latency;
 
 /// How many calls there were.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -73,7 +73,6 @@ struct Counts {
     commands: BTreeMap<&'static str, u64>,
     replicas_running: u64,
     latency: Latency,
-    longest: Duration,
     last_error: Option<String>,
 }
 
@@ -106,7 +105,6 @@ impl Figures {
             let counting = counts.peaks_from.is_some_and(|from| sent >= from);
             counts.windows.add(sent, counting);
             counts.latency.add(took);
-            counts.longest = counts.longest.max(took);
         }
     }
 
@@ -169,7 +167,7 @@ impl Figures {
             latency_ms: LatencyView {
                 p50: counts.latency.quantile_ms(0.5),
                 p99: counts.latency.quantile_ms(0.99),
-                max: counts.longest.as_secs_f64() * 1_000.0,
+                max: counts.latency.longest_ms(),
             },
         }
     }

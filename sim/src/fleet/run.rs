@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use nebula_core::clock::Clock;
 use nebula_core::exit::{Exit, Fatal};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -17,6 +16,7 @@ use super::chance::Chance;
 use super::endpoint;
 use super::figures::Figures;
 use super::links::Links;
+use crate::files;
 
 /// Threads of the fleet.
 const WORKERS: usize = 2;
@@ -46,7 +46,8 @@ async fn live(args: Args) -> Result<(), Fatal> {
     let mut int = signal(SignalKind::interrupt()).map_err(no_signals)?;
     let mut usr1 = signal(SignalKind::user_defined1()).map_err(no_signals)?;
     let connections = args.nodes.div_ceil(args.agents_per_connection);
-    allow_files(u64::from(args.nodes) * 2 + u64::from(connections) + FILES_SPARE)?;
+    let files = u64::from(args.nodes) * 2 + u64::from(connections) + FILES_SPARE;
+    files::allow(files, "simulate fewer --nodes")?;
     let clock = Clock::start();
     let fleet = Arc::new(Fleet {
         clock,
@@ -58,6 +59,7 @@ async fn live(args: Args) -> Result<(), Fatal> {
         first_interval: args.first_interval(),
         jitter: args.jitter,
         deregister: args.deregister,
+        proxy_port: args.proxy_port,
     });
     let (stop, stopped) = watch::channel(false);
     let mut agents = start_agents(&args, &fleet, &stopped).await?;
@@ -138,20 +140,4 @@ fn say_view(fleet: &Fleet, kind: &'static str) {
 /// One line; a closed standard output is no reason to stop.
 fn say(line: &str) {
     let _ = writeln!(std::io::stdout(), "{line}");
-}
-
-/// Raises the limit of open files as far as it is allowed.
-fn allow_files(wanted: u64) -> Result<(), Fatal> {
-    let limit = getrlimit(Resource::Nofile);
-    let enough = |limit: Option<u64>| limit.is_none_or(|limit| limit >= wanted);
-    if enough(limit.current) {
-        return Ok(());
-    }
-    let raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
-    if enough(limit.maximum) && raised.is_ok() {
-        return Ok(());
-    }
-    let most = limit.maximum.unwrap_or(u64::MAX);
-    Err(Fatal::new(Exit::Failed, format!("{wanted} open files are needed, and the limit is {most}"))
-        .hint("simulate fewer --nodes, or raise the limit (ulimit -Hn as root)"))
 }

@@ -51,6 +51,9 @@ pub struct Args {
     /// Threads that serve requests
     #[arg(long, env = "NEBULA_SIM_WORKERS", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub workers: u16,
+    /// Say in each event of an OpenAI stream when it was sent: `sim_sent_us`, microseconds since 1970
+    #[arg(long, env = "NEBULA_SIM_STAMP")]
+    pub stamp: bool,
 }
 
 impl Default for Args {
@@ -66,6 +69,7 @@ impl Default for Args {
             fail: Fail::None,
             start_delay: Duration::ZERO,
             workers: 2,
+            stamp: false,
         }
     }
 }

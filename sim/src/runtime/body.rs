@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::{self, Stream};
+use nebula_core::clock::wall_micros;
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
 
 use super::playback::{Beat, Playback};
@@ -25,13 +26,14 @@ impl fmt::Display for SimulatedBreak {
 
 impl std::error::Error for SimulatedBreak {}
 
-/// Each chunk when its time has come. Dropped before its end, the request counts as cancelled.
+/// Each chunk when its time has come; with `stamp` events say when that was. Dropped before its end, the request counts as cancelled.
 pub(crate) fn paced(
     playback: Playback,
     token_interval: Duration,
     ticket: Ticket,
+    stamp: bool,
 ) -> impl Stream<Item = Result<Bytes, SimulatedBreak>> {
-    let live = Live { playback, ticks: Ticks { token_interval, running: None }, ticket: Some(ticket) };
+    let live = Live { stamp, playback, ticks: Ticks { token_interval, running: None }, ticket: Some(ticket) };
     stream::unfold(live, |mut live| async { live.next().await.map(|chunk| (chunk, live)) })
 }
 
@@ -49,6 +51,7 @@ pub(crate) fn broken(half: Bytes, ticket: Ticket) -> impl Stream<Item = Result<B
 }
 
 struct Live {
+    stamp: bool,
     playback: Playback,
     ticks: Ticks,
     ticket: Option<Ticket>,
@@ -58,14 +61,14 @@ impl Live {
     async fn next(&mut self) -> Option<Result<Bytes, SimulatedBreak>> {
         loop {
             match self.playback.next() {
-                Some(Beat::Send(chunk)) => return Some(Ok(chunk)),
+                Some(Beat::Send(chunk)) => return Some(Ok(self.stamped(chunk))),
                 Some(Beat::Token { first, chunk }) => {
                     self.ticks.wait(first).await;
                     if let Some(ticket) = &self.ticket {
                         ticket.token();
                     }
                     if let Some(chunk) = chunk {
-                        return Some(Ok(chunk));
+                        return Some(Ok(self.stamped(chunk)));
                     }
                 }
                 Some(Beat::Break) => {
@@ -79,6 +82,21 @@ impl Live {
                 }
             }
         }
+    }
+}
+
+impl Live {
+    fn stamped(&self, event: Bytes) -> Bytes {
+        if self.stamp { stamped(event, wall_micros()) } else { event }
+    }
+}
+
+/// An event with an object as data, that says first when it was sent; others stay as they are.
+fn stamped(event: Bytes, micros: u64) -> Bytes {
+    const OBJECT: &[u8] = b"data: {";
+    match event.strip_prefix(OBJECT) {
+        Some(rest) => [OBJECT, format!("\"sim_sent_us\":{micros},").as_bytes(), rest].concat().into(),
+        None => event,
     }
 }
 
@@ -102,5 +120,17 @@ impl Ticks {
         } else if let Some(ticks) = &mut self.running {
             ticks.tick().await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_objects_are_stamped() {
+        let stamp = |event: &'static str| stamped(Bytes::from_static(event.as_bytes()), 42);
+        assert_eq!(stamp("data: {\"id\":1}\n\n"), "data: {\"sim_sent_us\":42,\"id\":1}\n\n");
+        assert_eq!(stamp("data: [DONE]\n\n"), "data: [DONE]\n\n");
     }
 }

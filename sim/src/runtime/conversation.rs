@@ -1,5 +1,7 @@
 //! Messages and tools as both APIs send them, and what follows from them.
 
+use std::borrow::Cow;
+
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -35,7 +37,7 @@ struct Function {
 /// What the user said last.
 pub(crate) fn last_said(messages: &[Message]) -> String {
     let last = messages.iter().rev().find(|message| message.role == "user");
-    last.map(|message| text_of(&message.content)).unwrap_or_default()
+    last.map(|message| text_of(&message.content).into_owned()).unwrap_or_default()
 }
 
 /// Size of all messages.
@@ -66,24 +68,26 @@ pub(crate) fn pick_tool(
         }
         (None, Some("none")) => (None, false),
         (None, _) => {
-            let asked = messages.last().is_some_and(|last| {
-                last.role == "user" && text_of(&last.content).to_lowercase().contains(CALL_TOOL)
-            });
-            (functions.next().filter(|_| asked), false)
+            let asked = || {
+                messages.last().is_some_and(|last| {
+                    last.role == "user" && text_of(&last.content).to_lowercase().contains(CALL_TOOL)
+                })
+            };
+            (functions.next().filter(|_| asked()), false)
         }
     };
     Ok(found.map(|function| Tool { name: function.name, parameters: function.parameters, named }))
 }
 
 /// The text of a message's content: a string, or the text parts of an array.
-pub(crate) fn text_of(content: &Value) -> String {
+pub(crate) fn text_of(content: &Value) -> Cow<'_, str> {
     match content {
-        Value::String(text) => text.clone(),
+        Value::String(text) => Cow::Borrowed(text),
         Value::Array(parts) => {
             let texts: Vec<&str> =
                 parts.iter().filter_map(|part| part.get("text").and_then(Value::as_str)).collect();
-            texts.join("\n")
+            Cow::Owned(texts.join("\n"))
         }
-        _ => String::new(),
+        _ => Cow::Borrowed(""),
     }
 }

@@ -74,13 +74,14 @@ type Work = fn(&[u8], &Context<'_>) -> Result<Answer, ApiError>;
 /// All routes of the runtime.
 pub(crate) fn routes(config: &mut web::ServiceConfig) {
     config
+        // Looked for first, as it is asked most.
+        .service(answers("/v1/chat/completions", Api::OpenAi, openai::chat))
         .route("/", web::get().to(control::root))
         .route("/health", web::get().to(control::health))
         .route("/sim/stats", web::get().to(control::stats))
         .route("/sim/last", web::get().to(control::last))
         .route("/v1/models", web::get().to(control::models))
         .route("/v1/models/{id:.+}", web::get().to(control::model))
-        .service(answers("/v1/chat/completions", Api::OpenAi, openai::chat))
         .service(answers("/v1/completions", Api::OpenAi, openai::completions))
         .service(answers("/v1/embeddings", Api::OpenAi, openai::embeddings))
         .route("/api/version", web::get().to(control::version))

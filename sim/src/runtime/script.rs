@@ -103,7 +103,15 @@ pub(crate) fn write(ask: Ask, tokens: u32) -> Script {
 
 /// The number of tokens that a text counts as: its words.
 pub(crate) fn count_tokens(text: &str) -> u64 {
-    text.split_whitespace().count() as u64
+    if !text.is_ascii() {
+        return text.split_whitespace().count() as u64;
+    }
+    // Prompts may be long, and this takes many bytes at once.
+    let space = |byte: u8| byte == b' ' || (9..=13).contains(&byte);
+    let bytes = text.as_bytes();
+    let begins = bytes.iter().zip(bytes.iter().skip(1)).filter(|(one, next)| space(**one) && !space(**next));
+    let first = bytes.first().is_some_and(|byte| !space(*byte));
+    begins.count() as u64 + u64::from(first)
 }
 
 /// How much of the user's words is quoted, in characters.
@@ -116,8 +124,9 @@ const FILLER: &str = "Each word here is one token, sent when its time has come �
                       Use it to watch streams, limits and failures → all without a GPU. ";
 
 fn opening(said: &str) -> String {
-    let quote: String =
-        said.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(QUOTE_MAX).collect();
+    // A word has a character at least.
+    let words: Vec<&str> = said.split_whitespace().take(QUOTE_MAX).collect();
+    let quote: String = words.join(" ").chars().take(QUOTE_MAX).collect();
     if quote.is_empty() {
         "This is a simulated answer from nebula-sim; no model was run.".to_owned()
     } else {
@@ -184,6 +193,14 @@ mod tests {
         }
         let text = write(ask("hello  there"), 32).text();
         assert!(text.contains("simulated") && text.contains("“hello there”"), "{text}");
+    }
+
+    #[test]
+    fn tokens_are_words() {
+        for text in ["", " ", "a", " a", "a ", "a b", "\ta\r\n\u{b}b\u{c} c ", "a\u{1f}b", "é b", "a\u{a0}b"]
+        {
+            assert_eq!(count_tokens(text), text.split_whitespace().count() as u64, "{text:?}");
+        }
     }
 
     #[test]

@@ -6,7 +6,8 @@ use nebula_core::ids::{DeploymentId, Generation, NodeId, ReplicaId};
 use nebula_core::runtime::RuntimeKind;
 use nebula_core::token::{Secret, TokenHash};
 
-use crate::domain::deployment::{Deployment, Desired, Phase};
+use crate::domain::deployment::{Deployment, Desired, Phase, Replica};
+use crate::domain::route::Balance;
 
 /// A deployment as the router needs it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +26,10 @@ pub struct RouteSpec {
     pub gateway_token: Secret,
     /// When the deployment was created.
     pub created_at: WallTime,
+    /// Which of the replicas gets a request.
+    pub balance: Balance,
+    /// None of them answers yet, and one is on its way.
+    pub coming: bool,
     /// The replicas that answer.
     pub endpoints: Vec<EndpointSpec>,
 }
@@ -46,10 +51,11 @@ impl RouteSpec {
     /// The route of a deployment as it is now. A deployment that is not to run has no endpoints.
     #[must_use]
     pub fn of(dep: &Deployment) -> Self {
-        let serving = dep
-            .replicas
-            .iter()
-            .filter(|r| dep.desired == Desired::Running && !r.leaving && r.phase == Phase::Running);
+        let staying = || dep.replicas.iter().filter(|replica| !replica.leaving);
+        let serving = staying().filter(|r| dep.desired == Desired::Running && r.phase == Phase::Running);
+        let endpoints: Vec<EndpointSpec> = serving.filter_map(endpoint).collect();
+        let wanted = dep.desired == Desired::Running && dep.spec.replicas > 0;
+        let hopeful = staying().next().is_none() || staying().any(|replica| replica.phase != Phase::Failed);
         Self {
             deployment_id: dep.id,
             name: dep.name.clone(),
@@ -58,17 +64,19 @@ impl RouteSpec {
             token: dep.token,
             gateway_token: dep.gateway_token.clone(),
             created_at: dep.created_at,
-            endpoints: serving
-                .filter_map(|replica| {
-                    let place = replica.placement.as_ref()?;
-                    Some(EndpointSpec {
-                        replica_id: replica.id,
-                        generation: replica.generation,
-                        node_id: place.node_id.clone(),
-                        address: place.proxy.clone(),
-                    })
-                })
-                .collect(),
+            balance: dep.spec.routing,
+            coming: wanted && hopeful && endpoints.is_empty(),
+            endpoints,
         }
     }
+}
+
+fn endpoint(replica: &Replica) -> Option<EndpointSpec> {
+    let place = replica.placement.as_ref()?;
+    Some(EndpointSpec {
+        replica_id: replica.id,
+        generation: replica.generation,
+        node_id: place.node_id.clone(),
+        address: place.proxy.clone(),
+    })
 }

@@ -1,8 +1,8 @@
 //! A route's breaker: what its replicas' answers say about where the next request should go.
 //!
-//! Connection errors, timeouts and server errors count against a replica; what a client did wrong never does. A
-//! saturated replica is not broken: it gets one request at a time for a moment. A shut gate opens by itself, on
-//! trial.
+//! Connection errors, timeouts and server errors in a row count against a replica; what a client did wrong never does.
+//! A saturated replica is not broken: it gets one request at a time for a moment. A shut gate opens by itself, on
+//! trial. While nothing is held against a replica, nobody needs to say that it answers: its gate tells.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -71,6 +71,11 @@ impl Machine {
         }
     }
 
+    /// What is known of a replica says nothing about it any more: it was started anew, or is elsewhere.
+    pub fn forget(&mut self, id: ReplicaId) {
+        self.replicas.entry(id).and_modify(|record| *record = Record::default());
+    }
+
     /// A request to a replica has ended.
     pub fn outcome(&mut self, id: ReplicaId, outcome: Outcome, now: Tick) -> Option<SetGate> {
         let record = self.replicas.get_mut(&id)?;
@@ -136,6 +141,7 @@ impl Record {
 
     fn gate(&self) -> GateState {
         match self.state {
+            Breaker::Closed if self.failures > 0 => GateState::Doubted,
             Breaker::Closed => GateState::Open,
             Breaker::Saturated { .. } | Breaker::Trial => GateState::Limited,
             Breaker::Shut { .. } => GateState::Shut,
@@ -173,9 +179,10 @@ mod tests {
     #[test]
     fn five_failures_in_a_row_shut_the_gate_and_an_answer_between_starts_over() {
         let (mut machine, id) = one();
-        assert_eq!(fail(&mut machine, id, 4, at(0)), None);
-        machine.outcome(id, Outcome::Answered, at(0));
-        assert_eq!(fail(&mut machine, id, 4, at(0)), None);
+        let doubted = Some(SetGate(id, GateState::Doubted));
+        assert_eq!(fail(&mut machine, id, 4, at(0)), doubted);
+        assert_eq!(machine.outcome(id, Outcome::Answered, at(0)), Some(SetGate(id, GateState::Open)));
+        assert_eq!(fail(&mut machine, id, 4, at(0)), doubted);
         assert_eq!(fail(&mut machine, id, 1, at(0)), Some(SetGate(id, GateState::Shut)));
     }
 
@@ -204,6 +211,17 @@ mod tests {
         let (mut machine, id) = one();
         fail(&mut machine, id, 5, at(0));
         assert_eq!(machine.outcome(id, Outcome::Answered, at(1)), Some(SetGate(id, GateState::Open)));
+    }
+
+    #[test]
+    fn a_replica_that_was_started_anew_has_done_nothing_wrong() {
+        let (mut machine, id) = one();
+        fail(&mut machine, id, 5, at(0));
+        machine.forget(id);
+        assert_eq!(machine.gates().collect::<Vec<_>>(), [SetGate(id, GateState::Open)]);
+        assert_eq!(machine.next_deadline(), None);
+        machine.forget(ReplicaId::random());
+        assert_eq!(machine.gates().count(), 1, "a stranger stays one");
     }
 
     #[test]

@@ -1,80 +1,92 @@
 //! What the gateway routes by: the table made of what deployments publish, with the endpoints of the table
 //! before, so that requests in flight and shut gates are not forgotten by a publication.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use nebula_core::address::HostPort;
-use nebula_core::ids::{DeploymentId, Generation, ReplicaId};
+use nebula_core::ids::DeploymentId;
 
 use crate::actors::deployment::route::{EndpointSpec, RouteSpec};
 use crate::domain::route::{Access, Endpoint, Route, RouteTable};
 
-type EndpointKey = (ReplicaId, Generation, HostPort);
-
 /// The router's state.
+#[derive(Default)]
 pub struct Machine {
     specs: BTreeMap<DeploymentId, RouteSpec>,
-    endpoints: BTreeMap<EndpointKey, Arc<Endpoint>>,
+    /// As they stand in the last table; those of `changed` deployments are made anew for the next.
+    routes: BTreeMap<DeploymentId, Arc<Route>>,
+    changed: BTreeSet<DeploymentId>,
+    endpoints: usize,
+}
+
+/// A table, and what is different in it.
+pub struct Publication {
+    /// All routes.
+    pub table: RouteTable,
+    /// Those that are new or not what they were.
+    pub changed: Vec<Arc<Route>>,
 }
 
 impl Machine {
     /// The router as it starts: with the routes of the stored deployments, and the endpoints of the table that
-    /// is published at the moment.
+    /// is published at the moment. All routes count as changed.
     #[must_use]
     pub fn load(specs: Vec<RouteSpec>, published: &RouteTable) -> Self {
-        let endpoints = published
-            .iter()
-            .flat_map(|route| route.endpoints.iter().map(|endpoint| (key_of(endpoint), endpoint.clone())))
-            .collect();
-        Self { specs: specs.into_iter().map(|spec| (spec.deployment_id, spec)).collect(), endpoints }
+        let specs: BTreeMap<_, _> = specs.into_iter().map(|spec| (spec.deployment_id, spec)).collect();
+        let routes: BTreeMap<_, _> =
+            published.iter().map(|route| (route.deployment_id, Arc::clone(route))).collect();
+        let changed = specs.keys().chain(routes.keys()).copied().collect();
+        let endpoints = routes.values().map(|route| route.endpoints.len()).sum();
+        Self { specs, routes, changed, endpoints }
     }
 
     /// A deployment's route is this now. Answers whether that changes anything.
     pub fn publish(&mut self, spec: RouteSpec) -> bool {
         let id = spec.deployment_id;
-        self.specs.insert(id, spec.clone()).as_ref() != Some(&spec)
+        let changes = self.specs.get(&id) != Some(&spec);
+        if changes {
+            self.specs.insert(id, spec);
+            self.changed.insert(id);
+        }
+        changes
     }
 
-    /// A deployment has no route any more.
-    pub fn withdraw(&mut self, id: DeploymentId) -> bool {
-        self.specs.remove(&id).is_some()
+    /// A deployment has no route any more. Answers its name, if it had one.
+    pub fn withdraw(&mut self, id: DeploymentId) -> Option<String> {
+        let spec = self.specs.remove(&id)?;
+        self.changed.insert(id);
+        Some(spec.name)
     }
 
-    /// The table of everything that was published.
-    pub fn table(&mut self) -> RouteTable {
-        let mut endpoints = BTreeMap::new();
-        let routes = self.specs.values().map(|spec| {
-            let of_route = spec.endpoints.iter().map(|wanted| {
-                let key = (wanted.replica_id, wanted.generation, wanted.address.clone());
-                let endpoint =
-                    self.endpoints.get(&key).cloned().unwrap_or_else(|| Arc::new(new_endpoint(wanted)));
-                endpoints.insert(key, endpoint.clone());
-                endpoint
-            });
-            route(spec, of_route.collect())
-        });
-        let table = RouteTable::new(routes.collect());
-        self.endpoints = endpoints;
-        table
+    /// The table of everything that was published, and what has changed since the one before.
+    pub fn publication(&mut self) -> Publication {
+        let mut changed = Vec::with_capacity(self.changed.len());
+        for id in std::mem::take(&mut self.changed) {
+            let old = self.routes.remove(&id);
+            self.endpoints -= old.as_ref().map_or(0, |old| old.endpoints.len());
+            let Some(spec) = self.specs.get(&id) else { continue };
+            let new = Arc::new(route(spec, old.as_deref()));
+            self.endpoints += new.endpoints.len();
+            self.routes.insert(id, Arc::clone(&new));
+            changed.push(new);
+        }
+        Publication { table: RouteTable::of(self.routes.values().cloned().collect()), changed }
     }
 
-    /// How many routes there are, and how many endpoints.
+    /// How many routes there are, and how many endpoints the last table had.
     #[must_use]
     pub fn counts(&self) -> (usize, usize) {
-        (self.specs.len(), self.endpoints.len())
+        (self.specs.len(), self.endpoints)
     }
 }
 
-fn key_of(endpoint: &Endpoint) -> EndpointKey {
-    (endpoint.replica_id, endpoint.generation, endpoint.address.clone())
-}
-
-fn new_endpoint(spec: &EndpointSpec) -> Endpoint {
-    Endpoint::new(spec.replica_id, spec.generation, spec.node_id.clone(), spec.address.clone())
-}
-
-fn route(spec: &RouteSpec, endpoints: Vec<Arc<Endpoint>>) -> Route {
+/// The route of a deployment; endpoints that its old one has too are the same.
+fn route(spec: &RouteSpec, old: Option<&Route>) -> Route {
+    let known = old.map(|old| old.endpoints.as_slice()).unwrap_or_default();
+    let endpoint = |wanted: &EndpointSpec| {
+        let same = known.iter().find(|endpoint| is_same(endpoint, wanted)).cloned();
+        same.unwrap_or_else(|| Arc::new(new_endpoint(wanted)))
+    };
     Route {
         deployment_id: spec.deployment_id,
         name: spec.name.clone(),
@@ -83,8 +95,19 @@ fn route(spec: &RouteSpec, endpoints: Vec<Arc<Endpoint>>) -> Route {
         access: if spec.public { Access::Public } else { Access::Token(vec![spec.token]) },
         gateway_token: spec.gateway_token.clone(),
         created_at: spec.created_at,
-        endpoints,
+        balance: spec.balance,
+        coming: spec.coming,
+        endpoints: spec.endpoints.iter().map(endpoint).collect(),
     }
+}
+
+fn is_same(endpoint: &Endpoint, spec: &EndpointSpec) -> bool {
+    (endpoint.replica_id, endpoint.generation, &endpoint.address)
+        == (spec.replica_id, spec.generation, &spec.address)
+}
+
+fn new_endpoint(spec: &EndpointSpec) -> Endpoint {
+    Endpoint::new(spec.replica_id, spec.generation, spec.node_id.clone(), spec.address.clone())
 }
 
 #[cfg(test)]
@@ -98,6 +121,10 @@ mod tests {
     use nebula_core::token::{Secret, TokenHash};
 
     use super::*;
+    use crate::domain::route::Pick;
+    use nebula_core::ids::{Generation, ReplicaId};
+
+    const PICK: Pick = Pick { random: 0, affinity: None };
 
     fn spec(name: &str, replicas: &[ReplicaId], generation: u64) -> RouteSpec {
         RouteSpec {
@@ -108,6 +135,8 @@ mod tests {
             token: TokenHash::of("nbtok_x"),
             gateway_token: Secret::from_text("nbgw_x"),
             created_at: WallTime(1),
+            balance: Default::default(),
+            coming: false,
             endpoints: replicas
                 .iter()
                 .map(|id| EndpointSpec {
@@ -124,13 +153,13 @@ mod tests {
     fn endpoints_survive_publications_and_a_restart_of_the_router() {
         let replica = ReplicaId::random();
         let mut machine = Machine::load(vec![spec("a", &[replica], 1)], &RouteTable::default());
-        let first = machine.table();
-        let held = first.get("a").expect("a route").take(&[], 0).expect("an endpoint");
+        let first = machine.publication().table;
+        let held = first.get("a").expect("a route").take(&[], PICK).expect("an endpoint");
         assert!(machine.publish(spec("bb", &[], 1)));
-        let second = machine.table();
+        let second = machine.publication().table;
         assert_eq!(second.get("a").expect("a route").endpoints[0].inflight(), 1);
         let mut restarted = Machine::load(vec![spec("a", &[replica], 1)], &second);
-        assert_eq!(restarted.table().get("a").expect("a route").endpoints[0].inflight(), 1);
+        assert_eq!(restarted.publication().table.get("a").expect("a route").endpoints[0].inflight(), 1);
         drop(held);
     }
 
@@ -138,9 +167,9 @@ mod tests {
     fn another_generation_is_another_endpoint() {
         let replica = ReplicaId::random();
         let mut machine = Machine::load(vec![spec("a", &[replica], 1)], &RouteTable::default());
-        let old = machine.table();
+        let old = machine.publication().table;
         machine.publish(spec("a", &[replica], 2));
-        let new = machine.table();
+        let new = machine.publication().table;
         let endpoint = |table: &RouteTable| table.get("a").expect("a route").endpoints[0].clone();
         assert!(!Arc::ptr_eq(&endpoint(&old), &endpoint(&new)));
     }
@@ -150,8 +179,8 @@ mod tests {
         let mut machine = Machine::load(Vec::new(), &RouteTable::default());
         assert!(machine.publish(spec("a", &[], 1)));
         assert!(!machine.publish(spec("a", &[], 1)));
-        assert!(machine.withdraw(DeploymentId::from_bytes([1; 16])));
-        assert!(!machine.withdraw(DeploymentId::from_bytes([1; 16])));
-        assert!(machine.table().get("a").is_none());
+        assert_eq!(machine.withdraw(DeploymentId::from_bytes([1; 16])).as_deref(), Some("a"));
+        assert_eq!(machine.withdraw(DeploymentId::from_bytes([1; 16])), None);
+        assert!(machine.publication().table.get("a").is_none());
     }
 }

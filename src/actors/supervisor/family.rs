@@ -13,6 +13,7 @@ use super::{Attend, Supervisor};
 use crate::actors::letter;
 use crate::actors::tree::{Cell, Life, Tree};
 use crate::domain::error::Error;
+use crate::metrics;
 
 /// What became of the first attempt to build a child.
 type First = oneshot::Sender<Result<(), Error>>;
@@ -192,15 +193,13 @@ impl Family {
                 let (path, pause_ms) = (cell.path(), pause.as_millis() as u64);
                 tracing::warn!(path, cause, pause_ms, "actor fell and is built again");
                 cell.gone(cause, wall);
-                cell.set_life(Life::Restarting);
-                cell.count_restart();
+                rise_again(&cell);
             }
             Effect::Ended(id) => {
                 let Some(cell) = self.cell(&id) else { return };
                 tracing::info!(path = cell.path(), "actor ended and is built again in its turn");
                 cell.gone("ended to be built anew".to_owned(), wall);
-                cell.set_life(Life::Restarting);
-                cell.count_restart();
+                rise_again(&cell);
             }
             Effect::Crashed(id, cause) => {
                 let Some(cell) = self.cell(&id) else { return };
@@ -223,6 +222,7 @@ impl Family {
         let Some(spec) = self.state().specs.get(id).cloned() else { return };
         let cell = self.inner.tree.plant(&self.child_path(id), spec.kind);
         cell.begin_incarnation(incarnation);
+        metrics::actor_kind(spec.kind);
         let (family, id) = (self.clone(), id.to_owned());
         let watch = DeathWatch::of_child(self.clone(), id.clone(), incarnation, cell.clone());
         let birth = Birth { cell: cell.clone(), watch };
@@ -247,6 +247,13 @@ impl Family {
     fn cell(&self, id: &str) -> Option<Arc<Cell>> {
         self.inner.tree.cell(&self.child_path(id))
     }
+}
+
+/// An incarnation is gone, and there will be another.
+fn rise_again(cell: &Cell) {
+    cell.set_life(Life::Restarting);
+    cell.count_restart();
+    metrics::actor_restarted(cell.kind());
 }
 
 fn answer_first(state: &mut State, id: &str, result: &Result<(), String>) {

@@ -4,7 +4,8 @@
 use std::fmt;
 
 use super::Traced;
-use crate::actors::{catalog, deployment, registry, route, router, scheduler, session};
+use crate::actors::keys::machine::Change;
+use crate::actors::{catalog, deployment, keys, registry, route, router, scheduler, session, usage};
 use crate::domain::node::Capabilities;
 use crate::domain::report::ReplicaReport;
 
@@ -34,6 +35,25 @@ impl Traced for deployment::Look {
         replicas(&facts.replicas, f)
     }
 }
+
+impl Traced for keys::ChangeKey {
+    fn gist(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.change {
+            Change::Create(key) => {
+                write!(f, "create {:?} {:?} {:?}", key.name, key.models, key.limits)
+            }
+            Change::Revoke(id) => write!(f, "revoke {id}"),
+            Change::Rotate { id, overlap, .. } => write!(f, "rotate {id} {overlap:?}"),
+        }
+    }
+}
+
+impl Traced for usage::WriteNow {
+    // It is the same whatever is to be written, and without it nothing would be.
+    const SET_ASIDE: bool = false;
+}
+
+impl Traced for usage::Read {}
 
 impl Traced for registry::Look {
     // It is the same whatever is due, and without it no silent node would ever be offline.

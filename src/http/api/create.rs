@@ -16,6 +16,7 @@ use crate::domain::deployment::{
 };
 use crate::domain::error::{Error, ErrorClass};
 use crate::domain::image;
+use crate::domain::route::Balance;
 
 /// Most replicas of one deployment.
 const REPLICAS_MAX: i64 = 1_000;
@@ -51,6 +52,7 @@ pub(super) struct CreateBody {
     #[serde(default)]
     public: bool,
     lost_after: Option<Value>,
+    routing: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -124,6 +126,8 @@ fn spec(body: CreateBody) -> Result<DeploymentSpec, Error> {
     })?;
     let driver = body.driver.as_deref().filter(|driver| *driver != "auto");
     let driver = driver.map(str::parse::<Driver>).transpose().map_err(|error| wrong(error.to_string()))?;
+    let routing = body.routing.as_deref().map(str::parse::<Balance>).transpose();
+    let routing = routing.map_err(|error| wrong(error.to_string()))?;
     let spec = DeploymentSpec {
         gpu: gpu(body.gpu, runtime)?,
         cpu: CpuNeed { cores: body.cpu.map_or(Ok(0), |cpu| count("cpu.cores", cpu.cores, CORES_MAX))? },
@@ -140,6 +144,7 @@ fn spec(body: CreateBody) -> Result<DeploymentSpec, Error> {
         node: body.node.filter(|node| !node.is_empty()),
         labels: body.labels,
         public: body.public,
+        routing: routing.unwrap_or_default(),
     };
     if let Some(image) = &spec.image {
         image::check(image).map_err(wrong)?;
@@ -232,7 +237,7 @@ mod tests {
             Some("ollama://llama3.2:1b")
         );
         assert_eq!((dep.spec.replicas, dep.spec.gpu.count), (1, 0));
-        assert_eq!(dep.spec.lost_after, LostAfter::DEFAULT);
+        assert_eq!((dep.spec.lost_after, dep.spec.routing), (LostAfter::DEFAULT, Balance::LeastOutstanding));
         assert!(dep.token.matches(token.expose()));
         let (dep, _) = create(r#"{"model":"meta-llama/Llama-3.1-8B"}"#).expect("valid");
         assert_eq!((dep.spec.runtime, dep.spec.gpu.count), (RuntimeKind::Vllm, 1));
@@ -249,6 +254,7 @@ mod tests {
             (r#"{"model":"m","runtime":"sim","name":"a b"}"#, "name \"a b\""),
             (r#"{"model":"ftp://x","runtime":"sim"}"#, "unknown model source"),
             (r#"{"model":"m","runtime":"sim","lost_after":"soon"}"#, "lost_after"),
+            (r#"{"model":"m","runtime":"sim","routing":"random"}"#, "routing \"random\" is none of"),
             (r#"{"model":"m","runtime":"sim","env":{"A=B":"c"}}"#, "environment"),
             (
                 r#"{"model":"m","runtime":"sim","image":"Bad Image"}"#,
@@ -262,6 +268,15 @@ mod tests {
             let error = create(json).expect_err(json);
             assert_eq!(error.class, ErrorClass::Unprocessable, "{json}");
             assert!(error.message.contains(part), "{}", error.message);
+        }
+    }
+
+    #[test]
+    fn requests_are_spread_as_it_was_said() {
+        for balance in Balance::ALL {
+            let (dep, _) =
+                create(&format!(r#"{{"model":"m","runtime":"sim","routing":"{balance}"}}"#)).expect("valid");
+            assert_eq!(dep.spec.routing, balance);
         }
     }
 

@@ -1,26 +1,36 @@
 //! Turns an upstream's answer into ours.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{
-    CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue,
+    CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
 };
 use actix_web::{HttpResponse, HttpResponseBuilder};
 use bytes::Bytes;
-use nebula_dialect::Surface;
-use nebula_relay::{Broken, End, PROXY_ERROR, Upstream, forward_response_headers};
+use nebula_core::clock::Clock;
+use nebula_dialect::{Adapter, Answer, Passing, Told, Whole};
+use nebula_relay::{
+    Broken, End, Filter, Incoming, PROXY_ERROR, Unfinished, Upstream, forward_response_headers,
+};
 
 use crate::domain::route::{InflightGuard, Route};
-use crate::http::error::{OpenAiError, error_body};
+use crate::http::error::{NOT_READY_RETRY_SECS, OpenAiError, error_body};
 
-use super::Limits;
-use super::outcome::{Outcome, OutcomeKind, Outcomes};
+use super::Worker;
+use super::entry::Facts;
+use super::outcome::{Attempt, OutcomeKind};
+use super::request_id::REQUEST_ID;
 
 /// Largest error body that is looked at, in bytes.
 const ERROR_BODY_MAX: usize = 64 * 1024;
 /// How long an upstream may take for an error body.
 const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Largest answer that is translated as a whole, in bytes.
+const WHOLE_MAX: usize = 64 * 1024 * 1024;
+/// Longest line of an event stream, in bytes.
+const LINE_MAX: usize = 16 * 1024 * 1024;
 /// Longest piece of an upstream's own text in an error of ours, in characters.
 const TEXT_MAX: usize = 500;
 
@@ -29,12 +39,18 @@ const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering")
 
 /// What is known of the call when its answer comes.
 pub(crate) struct Answering<'a> {
+    pub(crate) worker: &'a Worker,
     pub(crate) route: &'a Route,
-    pub(crate) surface: Surface,
+    pub(crate) adapter: &'static dyn Adapter,
+    /// What becomes of a good answer.
+    pub(crate) wanted: Answer,
     /// Held until the body has ended.
     pub(crate) place: InflightGuard,
-    pub(crate) outcomes: Outcomes,
-    pub(crate) limits: &'a Limits,
+    /// Told how it went, when that is known.
+    pub(crate) attempt: Attempt,
+    /// What the answer's head says of the replica.
+    pub(crate) kind: Option<OutcomeKind>,
+    pub(crate) facts: Rc<Facts>,
 }
 
 /// The response to the client.
@@ -43,16 +59,30 @@ pub(crate) async fn answer(
     answering: Answering<'_>,
 ) -> Result<HttpResponse, OpenAiError> {
     let status = upstream.status;
+    if status.is_success() {
+        return good(upstream, answering).await;
+    }
+    answering.attempt.ended(answering.kind);
     if upstream.headers.contains_key(PROXY_ERROR) {
         return Err(proxy_error(status, answering.route));
     }
     if status.is_client_error() || status.is_server_error() {
-        return Ok(error_answer(upstream).await);
+        return Ok(error_answer(upstream, answering.adapter).await);
     }
-    if !status.is_success() {
-        return Err(OpenAiError::Upstream);
-    }
-    Ok(relayed(upstream, answering))
+    Err(OpenAiError::Upstream)
+}
+
+async fn good(upstream: Upstream, answering: Answering<'_>) -> Result<HttpResponse, OpenAiError> {
+    let Answer::Whole(whole) = answering.wanted else { return Ok(relayed(upstream, answering)) };
+    let idle_timeout = answering.worker.gateway.limits.upstream_idle_timeout;
+    let translated =
+        translated(upstream, &*whole, &answering.facts, &answering.worker.gateway.clock, idle_timeout).await;
+    answering.attempt.ended(Some(match &translated {
+        Ok(_) => OutcomeKind::Ok,
+        Err(OpenAiError::UpstreamTimeout) => OutcomeKind::Timeout,
+        Err(_) => OutcomeKind::ServerError,
+    }));
+    translated
 }
 
 /// What the client hears when the node's proxy answered instead of the replica.
@@ -66,18 +96,48 @@ fn proxy_error(status: StatusCode, route: &Route) -> OpenAiError {
     }
 }
 
-fn relayed(upstream: Upstream, answering: Answering<'_>) -> HttpResponse {
+/// An answer that is read to its end and told in other words.
+async fn translated(
+    upstream: Upstream,
+    whole: &dyn Whole,
+    facts: &Facts,
+    clock: &Clock,
+    idle_timeout: Duration,
+) -> Result<HttpResponse, OpenAiError> {
+    facts.byte_came(clock);
     let mut response = builder(upstream.status, &upstream.headers);
-    if upstream.is_event_stream() {
+    let body = upstream.collect(WHOLE_MAX, idle_timeout).await.map_err(|error| match error {
+        nebula_relay::UpstreamError::Timeout => OpenAiError::UpstreamTimeout,
+        _ => OpenAiError::Upstream,
+    })?;
+    let (body, tally) = whole.translate(&body).ok_or(OpenAiError::Upstream)?;
+    facts.tally.set(tally);
+    let mut response = response.body(body);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok(response)
+}
+
+/// An answer that passes while it comes.
+fn relayed(upstream: Upstream, answering: Answering<'_>) -> HttpResponse {
+    let Answering { worker, route, wanted, place, attempt, facts, .. } = answering;
+    let limits = &worker.gateway.limits;
+    let mut response = builder(upstream.status, &upstream.headers);
+    let mut body = upstream.relay(limits.upstream_idle_timeout, broken_event);
+    if let Answer::Passing(passing) = wanted {
+        let (facts, clock) = (Rc::clone(&facts), worker.gateway.clock);
+        body = body.filtered(Box::new(Watched { passing, facts, clock }));
+    }
+    let body = body.line_limit(LINE_MAX).keepalive(limits.keepalive);
+    if body.events_out() {
+        response.insert_header((CONTENT_TYPE, "text/event-stream"));
         response.insert_header((CACHE_CONTROL, "no-cache"));
         response.insert_header((ACCEL_BUFFERING, "no"));
     }
-    let Answering { route, surface, place, outcomes, limits } = answering;
     let (route, replica) = (route.deployment_id, place.endpoint().replica_id);
-    let event = if surface.ends_with_done() { any_break } else { real_break };
-    let body = upstream.relay(limits.upstream_idle_timeout, event).on_end(move |end| {
+    let body = body.on_end(move |end| {
         let kind = match end {
-            End::Whole | End::Abandoned | End::Broken(Broken::Unfinished) => None,
+            End::Whole => Some(OutcomeKind::Ok),
+            End::Abandoned | End::Broken(Broken::Unfinished | Broken::TooLong) => None,
             End::Broken(Broken::Upstream) => Some(OutcomeKind::ServerError),
             End::Broken(Broken::Timeout) => Some(OutcomeKind::Timeout),
         };
@@ -88,27 +148,48 @@ fn relayed(upstream: Upstream, answering: Answering<'_>) -> HttpResponse {
                 tracing::warn!(deployment_id = %route, replica_id = %replica, ?reason, "answer broke");
             }
         }
-        if let Some(kind) = kind {
-            outcomes.report(Outcome { route, replica, kind });
-        }
+        attempt.ended(kind);
+        facts.end.set(Some(end));
         drop(place);
     });
     response.body(body)
 }
 
-/// The event that ends a stream which `[DONE]` should have ended.
-fn any_break(broken: Broken) -> Bytes {
-    match broken {
-        Broken::Upstream | Broken::Unfinished => OpenAiError::Upstream.event(),
-        Broken::Timeout => OpenAiError::UpstreamTimeout.event(),
+/// Lets an answer pass through its adapter and notes what the ledger wants to know of it.
+struct Watched {
+    passing: Box<dyn Passing>,
+    facts: Rc<Facts>,
+    clock: Clock,
+}
+
+impl Filter for Watched {
+    fn begin(&mut self, incoming: Incoming) -> bool {
+        self.passing.begin(match incoming {
+            Incoming::Events => nebula_dialect::Incoming::Events,
+            Incoming::Other => nebula_dialect::Incoming::Other,
+            Incoming::Opaque => nebula_dialect::Incoming::Opaque,
+        })
+    }
+
+    fn pass(&mut self, data: Bytes) -> Bytes {
+        self.facts.byte_came(&self.clock);
+        let out = self.passing.pass(data);
+        self.facts.tally.set(self.passing.tally());
+        out
+    }
+
+    fn finish(&mut self) -> Result<Bytes, Unfinished> {
+        let last = self.passing.finish();
+        self.facts.tally.set(self.passing.tally());
+        last.map_err(|unfinished| Unfinished { told: unfinished.told })
     }
 }
 
-/// The same for streams that have another last event, where a missing `[DONE]` says nothing.
-fn real_break(broken: Broken) -> Bytes {
+/// The event that ends a stream which broke.
+fn broken_event(broken: Broken) -> Bytes {
     match broken {
-        Broken::Unfinished => Bytes::new(),
-        Broken::Upstream | Broken::Timeout => any_break(broken),
+        Broken::Upstream | Broken::Unfinished | Broken::TooLong => OpenAiError::Upstream.event(),
+        Broken::Timeout => OpenAiError::UpstreamTimeout.event(),
     }
 }
 
@@ -116,7 +197,7 @@ fn builder(status: StatusCode, headers: &HeaderMap) -> HttpResponseBuilder {
     let mut response = HttpResponse::build(status);
     for (name, value) in &forward_response_headers(headers) {
         // Cross-origin access is ours to grant, and the id is ours or the client's.
-        if !name.as_str().starts_with("access-control-") && *name != super::REQUEST_ID {
+        if !name.as_str().starts_with("access-control-") && *name != REQUEST_ID {
             response.append_header((name.clone(), value.clone()));
         }
     }
@@ -124,21 +205,42 @@ fn builder(status: StatusCode, headers: &HeaderMap) -> HttpResponseBuilder {
 }
 
 /// An upstream's error: as it came when it has the shape that clients know, else in that shape.
-async fn error_answer(upstream: Upstream) -> HttpResponse {
+async fn error_answer(upstream: Upstream, adapter: &dyn Adapter) -> HttpResponse {
     let status = upstream.status;
     let mut response = builder(status, &upstream.headers);
     let encoded = upstream.headers.contains_key(CONTENT_ENCODING);
     let body = upstream.collect(ERROR_BODY_MAX, ERROR_BODY_TIMEOUT);
     let body = tokio::time::timeout(ERROR_BODY_TIMEOUT, body).await.ok().and_then(Result::ok);
     let body = body.unwrap_or_default();
+    let told = adapter.told(status.as_u16(), &body);
     let parsed = serde_json::from_slice::<serde_json::Value>(&body).ok();
-    if !encoded && parsed.as_ref().is_some_and(|value| value.get("error").is_some_and(|e| e.is_object())) {
+    let known = parsed.as_ref().is_some_and(|value| value.get("error").is_some_and(|e| e.is_object()));
+    if told.is_none() && !encoded && known {
         return response.body(body);
     }
-    let mut response = response.body(wrapped(status, parsed.as_ref()));
+    let ours = match &told {
+        Some(told) => translated_error(told),
+        None => wrapped(status, parsed.as_ref()),
+    };
+    let mut response = response.body(ours);
+    if let Some(told) = told {
+        *response.status_mut() = StatusCode::from_u16(told.status).unwrap_or(status);
+        if told.retry && !response.headers().contains_key(RETRY_AFTER) {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(NOT_READY_RETRY_SECS));
+        }
+    }
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response.headers_mut().remove(CONTENT_ENCODING);
     response
+}
+
+fn translated_error(told: &Told) -> Bytes {
+    let message = Some(told.message.as_str()).filter(|text| is_presentable(text));
+    let message: String = match message {
+        Some(text) => text.chars().take(TEXT_MAX).collect(),
+        None => format!("The model's runtime answered with status {}.", told.status),
+    };
+    error_body(&message, told.kind, told.param, Some(told.code))
 }
 
 fn wrapped(status: StatusCode, body: Option<&serde_json::Value>) -> Bytes {

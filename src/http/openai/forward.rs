@@ -1,76 +1,107 @@
 //! Sends a request to a replica, and to another when that one did not take it.
 
-use actix_web::HttpRequest;
-use actix_web::HttpResponse;
+use std::rc::Rc;
+use std::sync::Arc;
+
 use actix_web::http::header::{ACCEPT_ENCODING, AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
+use actix_web::{HttpRequest, HttpResponse};
 use bytes::Bytes;
 use nebula_core::ids::ReplicaId;
-use nebula_dialect::Surface;
+use nebula_dialect::{Asked, Outgoing, Scan, Surface, adapter};
 use nebula_relay::{Call, CallBody, PROXY_ERROR, Upstream, UpstreamError, forward_request_headers};
 
-use crate::domain::route::{Endpoint, InflightGuard, Route};
+use crate::domain::route::{Balance, Endpoint, InflightGuard, Pick, Route};
 use crate::http::error::OpenAiError;
+use crate::metrics;
 
 use super::Worker;
 use super::answer::{Answering, answer};
-use super::outcome::{Outcome, Verdict};
-
-/// Most replicas that are asked for one request.
-const REPLICAS_MAX: usize = 3;
+use super::entry::Facts;
+use super::outcome::{Tries, Verdict};
+use super::request_id::REQUEST_ID;
 
 const DEPLOYMENT: HeaderName = HeaderName::from_static("x-nebula-deployment");
 const REPLICA: HeaderName = HeaderName::from_static("x-nebula-replica");
 
 /// A request that has been let in.
-pub(crate) struct Admitted<'a> {
-    pub(crate) request: &'a HttpRequest,
+pub(crate) struct Admitted {
+    pub(crate) request: HttpRequest,
     /// What the upstream gets as the request's id.
-    pub(crate) request_id: &'a HeaderValue,
+    pub(crate) request_id: HeaderValue,
     pub(crate) surface: Surface,
-    pub(crate) route: &'a Route,
+    pub(crate) route: Arc<Route>,
     pub(crate) body: Bytes,
+    /// What the body says.
+    pub(crate) scan: Scan,
+    /// What is learnt on the way.
+    pub(crate) facts: Rc<Facts>,
 }
 
 /// Calls replicas until one has taken the request; nothing has gone to the client before.
-pub(crate) async fn forward(worker: &Worker, admitted: Admitted<'_>) -> Result<HttpResponse, OpenAiError> {
-    let route = admitted.route;
+pub(crate) async fn forward(worker: &Worker, admitted: Admitted) -> Result<HttpResponse, OpenAiError> {
+    let route = &*admitted.route;
+    let adapter = adapter(route.runtime);
+    let Outgoing { path, body, answer: wanted } =
+        adapter.outgoing(&asked(&admitted)).map_err(OpenAiError::Refused)?;
     let headers = shared_headers(&admitted)?;
-    let replicas = route.endpoints.len().min(REPLICAS_MAX);
-    let mut tried: Vec<ReplicaId> = Vec::with_capacity(replicas);
+    let pick = Pick { random: rand::random(), affinity: affinity(&admitted) };
+    let mut tried: Vec<ReplicaId> = Vec::new();
+    let mut tries = Tries::default();
     let mut failure = OpenAiError::NotReady(route.name.clone());
     worker.budget.earn();
-    while tried.len() < replicas {
-        let Some(place) = route.take(&tried, rand::random()) else { break };
-        tried.push(place.endpoint().replica_id);
-        let others = tried.len() < replicas;
-        let result = worker.client.send(call(worker, &admitted, &headers, place.endpoint())).await;
+    while let Some(place) = route.take(&tried, pick) {
+        let replica = place.endpoint().replica_id;
+        tried.push(replica);
+        admitted.facts.tries.set(admitted.facts.tries.get() + 1);
+        let others = tried.len() < route.endpoints.len();
+        let call = call(worker, &admitted, &headers, path, &body, place.endpoint());
+        let result = worker.client.send(call).await;
         let verdict = match &result {
-            Ok(upstream) => Verdict::of_answer(upstream, admitted.surface),
-            Err(error) => Verdict::of_error(error, admitted.surface),
+            Ok(upstream) => Verdict::of_answer(upstream),
+            Err(error) => Verdict::of_error(error),
         };
         log(route, &place, &result);
-        let (id, replica) = (route.deployment_id, place.endpoint().replica_id);
-        worker.gateway.outcomes.report(Outcome { route: id, replica, kind: verdict.kind });
+        let attempt = worker.gateway.outcomes.attempt(route.deployment_id, replica);
+        let again = others && tries.go_on(verdict.retry, &worker.budget);
         match result {
-            Ok(upstream) => {
-                if !(others && worker.budget.allows(verdict.retry)) {
-                    let outcomes = worker.gateway.outcomes.clone();
-                    let limits = &worker.gateway.limits;
-                    let answering = Answering { route, surface: admitted.surface, place, outcomes, limits };
-                    return answer(upstream, answering).await;
-                }
+            Ok(upstream) if !again => {
+                admitted.facts.answers(replica, &place.endpoint().node_id);
+                let facts = Rc::clone(&admitted.facts);
+                let kind = verdict.kind;
+                let answering = Answering { worker, route, adapter, wanted, place, attempt, kind, facts };
+                return answer(upstream, answering).await;
+            }
+            Ok(_) => {
+                attempt.ended(verdict.kind);
                 failure = OpenAiError::Upstream;
             }
             Err(error) => {
+                attempt.ended(verdict.kind);
                 failure = told(&error);
-                if !(others && worker.budget.allows(verdict.retry)) {
+                if !again {
                     break;
                 }
             }
         }
+        metrics::gateway().retried();
     }
     Err(failure)
+}
+
+fn asked(admitted: &Admitted) -> Asked<'_> {
+    Asked {
+        surface: admitted.surface,
+        body: &admitted.body,
+        scan: &admitted.scan,
+        served_name: &admitted.route.served_name,
+        nonce: rand::random(),
+    }
+}
+
+/// What requests have in common that should meet the same replica, where the route wants that.
+fn affinity(admitted: &Admitted) -> Option<u64> {
+    (admitted.route.balance == Balance::Prefix).then(|| admitted.scan.affinity(&admitted.body))
 }
 
 /// What the client hears of a call without an answer.
@@ -105,7 +136,7 @@ fn log(route: &Route, place: &InflightGuard, result: &Result<Upstream, UpstreamE
 }
 
 /// The headers that every replica gets: the client's, without its credential, and ours.
-fn shared_headers(admitted: &Admitted<'_>) -> Result<HeaderMap, OpenAiError> {
+fn shared_headers(admitted: &Admitted) -> Result<HeaderMap, OpenAiError> {
     let mut headers = forward_request_headers(admitted.request.headers());
     // Streams are watched for their end, so they must be readable.
     headers.remove(ACCEPT_ENCODING);
@@ -114,7 +145,7 @@ fn shared_headers(admitted: &Admitted<'_>) -> Result<HeaderMap, OpenAiError> {
     credential.set_sensitive(true);
     headers.insert(AUTHORIZATION, credential);
     headers.insert(DEPLOYMENT, text(&admitted.route.deployment_id.to_string())?);
-    headers.insert(super::REQUEST_ID, admitted.request_id.clone());
+    headers.insert(REQUEST_ID, admitted.request_id.clone());
     Ok(headers)
 }
 
@@ -122,12 +153,19 @@ fn text(value: &str) -> Result<HeaderValue, OpenAiError> {
     HeaderValue::from_str(value).map_err(|_| OpenAiError::Upstream)
 }
 
-fn call(worker: &Worker, admitted: &Admitted<'_>, headers: &HeaderMap, endpoint: &Endpoint) -> Call {
+fn call(
+    worker: &Worker,
+    admitted: &Admitted,
+    headers: &HeaderMap,
+    path: &str,
+    body: &Bytes,
+    endpoint: &Endpoint,
+) -> Call {
     let mut headers = headers.clone();
     if let Ok(replica) = text(&endpoint.replica_id.to_string()) {
         headers.insert(REPLICA, replica);
     }
-    let mut path_and_query = admitted.surface.upstream().to_owned();
+    let mut path_and_query = path.to_owned();
     if let Some(query) = admitted.request.uri().query() {
         path_and_query.push('?');
         path_and_query.push_str(query);
@@ -137,7 +175,7 @@ fn call(worker: &Worker, admitted: &Admitted<'_>, headers: &HeaderMap, endpoint:
         address: endpoint.address.clone(),
         path_and_query,
         headers,
-        body: CallBody::Bytes(admitted.body.clone()),
+        body: CallBody::Bytes(body.clone()),
         first_byte_timeout: worker.gateway.limits.upstream_timeout,
     }
 }

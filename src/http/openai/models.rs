@@ -21,7 +21,7 @@ pub(crate) fn list(table: &RouteTable, caller: &Caller) -> HttpResponse {
 /// the caller may use and that nothing serves is not ready rather than unknown.
 pub(crate) fn one(table: &RouteTable, caller: Caller, path: &str) -> Result<HttpResponse, OpenAiError> {
     let model = unescape(path);
-    let route = caller.route(table, &model)?;
+    let (route, _) = caller.route(table, &model)?;
     if route.endpoints.is_empty() {
         return Err(OpenAiError::NotReady(model));
     }

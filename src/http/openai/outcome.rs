@@ -1,4 +1,4 @@
-//! What the gateway tells the routes' actors about replicas, and the budget for second tries.
+//! What the gateway tells the routes' actors about replicas, and when another replica is asked.
 
 use std::cell::Cell;
 use std::fmt;
@@ -7,11 +7,10 @@ use std::sync::Arc;
 use actix_web::http::StatusCode;
 use actix_web::http::header::RETRY_AFTER;
 use nebula_core::ids::{DeploymentId, ReplicaId};
-use nebula_dialect::Surface;
 use nebula_relay::{PROXY_ERROR, Upstream, UpstreamError};
 
-/// How one request to one replica went. A request counts once for each replica it was sent to; a stream that began
-/// well counts again if it breaks.
+/// How one request to one replica went. A request counts once for each replica it was sent to, a good one when its
+/// answer has ended: else a replica that breaks every answer would have as much good said of it as bad.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outcome {
     /// The deployment.
@@ -25,7 +24,7 @@ pub struct Outcome {
 /// What happened to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OutcomeKind {
-    /// The replica answered, be it with a client's error or a 500, which is a bad prompt's as often as not.
+    /// The replica answered, and its answer ended well, be it a client's error.
     Ok,
     /// No connection to the node's proxy, or the proxy has none to the replica.
     ConnectFailed,
@@ -48,8 +47,26 @@ impl Outcomes {
         Self(Arc::new(sink))
     }
 
-    pub(crate) fn report(&self, outcome: Outcome) {
-        (self.0)(outcome);
+    /// A request to a replica begins.
+    pub(crate) fn attempt(&self, route: DeploymentId, replica: ReplicaId) -> Attempt {
+        Attempt { outcomes: self.clone(), route, replica }
+    }
+}
+
+/// A request to a replica, until it is known how it went. One that is dropped says nothing.
+#[derive(Debug)]
+pub(crate) struct Attempt {
+    outcomes: Outcomes,
+    route: DeploymentId,
+    replica: ReplicaId,
+}
+
+impl Attempt {
+    /// It went so; none: that says nothing about the replica.
+    pub(crate) fn ended(self, kind: Option<OutcomeKind>) {
+        if let Some(kind) = kind {
+            (self.outcomes.0)(Outcome { route: self.route, replica: self.replica, kind });
+        }
     }
 }
 
@@ -62,7 +79,8 @@ impl fmt::Debug for Outcomes {
 /// What to do about the way a call went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Verdict {
-    pub(crate) kind: OutcomeKind,
+    /// What it says about the replica. None: nothing.
+    pub(crate) kind: Option<OutcomeKind>,
     pub(crate) retry: Retry,
 }
 
@@ -71,71 +89,84 @@ pub(crate) struct Verdict {
 pub(crate) enum Retry {
     /// The answer stands.
     No,
-    /// Yes, within the budget: the replica may have worked on it.
-    Budgeted,
-    /// Yes: the request has reached no runtime.
-    Free,
+    /// Yes.
+    Another,
+    /// One more and no further: the request may be what broke the runtime.
+    Once,
 }
 
 impl Verdict {
-    /// Of an answer's head. A 500 stands: engines answer so to bad prompts, and a generation costs a GPU.
-    pub(crate) fn of_answer(upstream: &Upstream, surface: Surface) -> Self {
+    /// Of an answer's head. A 500 stands and says nothing: engines answer so to bad prompts, and a generation costs a
+    /// GPU.
+    pub(crate) fn of_answer(upstream: &Upstream) -> Self {
         if let Some(code) = upstream.headers.get(PROXY_ERROR) {
-            return Self::of_proxy(code.as_bytes(), surface);
+            return Self::of_proxy(code.as_bytes());
         }
-        let status = upstream.status;
-        let retry = match status {
-            StatusCode::TOO_MANY_REQUESTS
-            | StatusCode::BAD_GATEWAY
-            | StatusCode::SERVICE_UNAVAILABLE
-            | StatusCode::GATEWAY_TIMEOUT => Retry::Budgeted,
-            _ => Retry::No,
-        };
-        let kind = match status {
-            StatusCode::TOO_MANY_REQUESTS => OutcomeKind::Saturated,
-            StatusCode::SERVICE_UNAVAILABLE if upstream.headers.contains_key(RETRY_AFTER) => {
-                OutcomeKind::Saturated
-            }
+        let says_when = upstream.headers.contains_key(RETRY_AFTER);
+        let (kind, retry) = match upstream.status {
+            StatusCode::TOO_MANY_REQUESTS => (Some(OutcomeKind::Saturated), Retry::Another),
+            StatusCode::SERVICE_UNAVAILABLE if says_when => (Some(OutcomeKind::Saturated), Retry::Another),
             StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
-                OutcomeKind::ServerError
+                (Some(OutcomeKind::ServerError), Retry::Another)
             }
-            _ => OutcomeKind::Ok,
+            status if status.is_server_error() => (None, Retry::No),
+            _ => (Some(OutcomeKind::Ok), Retry::No),
         };
         Self { kind, retry }
     }
 
     /// Of an answer of the node's proxy itself, by its code.
-    fn of_proxy(code: &[u8], surface: Surface) -> Self {
-        match code {
-            b"upstream_connect" | b"model_not_ready" | b"model_not_found" => {
-                Self { kind: OutcomeKind::ConnectFailed, retry: Retry::Free }
+    fn of_proxy(code: &[u8]) -> Self {
+        let (kind, retry) = match code {
+            // The last: our credential is wrong at this node only.
+            b"upstream_connect" | b"model_not_ready" | b"model_not_found" | b"invalid_api_key" => {
+                (OutcomeKind::ConnectFailed, Retry::Another)
             }
-            // Our credential is wrong at this node only.
-            b"invalid_api_key" => Self { kind: OutcomeKind::ConnectFailed, retry: Retry::Budgeted },
-            b"upstream_timeout" => Self { kind: OutcomeKind::Timeout, retry: Retry::No },
+            b"upstream_timeout" => (OutcomeKind::Timeout, Retry::No),
             // Of a code that we do not know, the worst is assumed.
-            _ => Self::broken(surface),
-        }
+            _ => (OutcomeKind::ServerError, Retry::Once),
+        };
+        Self { kind: Some(kind), retry }
     }
 
     /// Of a call without an answer.
-    pub(crate) fn of_error(error: &UpstreamError, surface: Surface) -> Self {
-        match error {
-            UpstreamError::Connect(_) => Self { kind: OutcomeKind::ConnectFailed, retry: Retry::Free },
-            UpstreamError::Timeout => Self { kind: OutcomeKind::Timeout, retry: Retry::No },
-            UpstreamError::Broken(_) => Self::broken(surface),
-            UpstreamError::Request(_) => Self { kind: OutcomeKind::Ok, retry: Retry::No },
-        }
-    }
-
-    /// The request may have reached the runtime, and be what broke it: a generation is not passed around.
-    fn broken(surface: Surface) -> Self {
-        let retry = if surface.generates() { Retry::No } else { Retry::Budgeted };
-        Self { kind: OutcomeKind::ServerError, retry }
+    pub(crate) fn of_error(error: &UpstreamError) -> Self {
+        let (kind, retry) = match error {
+            UpstreamError::Connect(_) => (Some(OutcomeKind::ConnectFailed), Retry::Another),
+            UpstreamError::Timeout => (Some(OutcomeKind::Timeout), Retry::No),
+            UpstreamError::Broken(_) => (Some(OutcomeKind::ServerError), Retry::Once),
+            UpstreamError::Request(_) => (None, Retry::No),
+        };
+        Self { kind, retry }
     }
 }
 
-/// Allows second tries up to a fifth of the requests, and ten at once, so that an outage is not multiplied.
+/// The replicas that are asked for one request.
+#[derive(Debug, Default)]
+pub(crate) struct Tries {
+    asked: usize,
+    /// A runtime may have been broken by it already.
+    broke: bool,
+}
+
+impl Tries {
+    /// Most replicas that are asked for one request.
+    const MAX: usize = 3;
+
+    /// A replica was asked and it went so. Answers whether another one may be asked; if so, it is paid for.
+    pub(crate) fn go_on(&mut self, retry: Retry, budget: &RetryBudget) -> bool {
+        self.asked += 1;
+        let may = match retry {
+            Retry::No => false,
+            Retry::Another => true,
+            Retry::Once => !std::mem::replace(&mut self.broke, true),
+        };
+        may && self.asked < Self::MAX && budget.spend()
+    }
+}
+
+/// Allows second tries up to a fifth of the requests, of which some may be saved up, so that an outage is not multiplied
+/// and the end of one replica with many requests is no error of any of them.
 pub(crate) struct RetryBudget {
     /// In fifths of a retry.
     fifths: Cell<u32>,
@@ -143,10 +174,13 @@ pub(crate) struct RetryBudget {
 
 impl RetryBudget {
     const PER_RETRY: u32 = 5;
-    const MAX: u32 = 10 * Self::PER_RETRY;
+    /// At first, before any request has earned something.
+    const FIRST: u32 = 10 * Self::PER_RETRY;
+    /// A fifth of the last five hundred requests.
+    const MAX: u32 = 100 * Self::PER_RETRY;
 
-    pub(crate) fn full() -> Self {
-        Self { fifths: Cell::new(Self::MAX) }
+    pub(crate) fn new() -> Self {
+        Self { fifths: Cell::new(Self::FIRST) }
     }
 
     /// A request came.
@@ -154,16 +188,10 @@ impl RetryBudget {
         self.fifths.set((self.fifths.get() + 1).min(Self::MAX));
     }
 
-    /// Whether another replica may be asked now; if so, it is paid for.
-    pub(crate) fn allows(&self, retry: Retry) -> bool {
-        match (retry, self.fifths.get().checked_sub(Self::PER_RETRY)) {
-            (Retry::Free, _) => true,
-            (Retry::Budgeted, Some(left)) => {
-                self.fifths.set(left);
-                true
-            }
-            (Retry::Budgeted, None) | (Retry::No, _) => false,
-        }
+    /// Whether there is enough for another try; if so, it is paid for.
+    fn spend(&self) -> bool {
+        let left = self.fifths.get().checked_sub(Self::PER_RETRY);
+        left.inspect(|left| self.fifths.set(*left)).is_some()
     }
 }
 
@@ -171,15 +199,44 @@ impl RetryBudget {
 mod tests {
     use super::*;
 
+    fn granted(budget: &RetryBudget, times: usize) -> usize {
+        (0..times).filter(|_| Tries::default().go_on(Retry::Another, budget)).count()
+    }
+
     #[test]
-    fn second_tries_are_a_fifth_of_the_requests_once_the_reserve_is_spent() {
-        let budget = RetryBudget::full();
-        assert_eq!((0..20).filter(|_| budget.allows(Retry::Budgeted)).count(), 10);
-        let granted = (0..100).filter(|_| {
+    fn second_tries_are_a_fifth_of_the_requests() {
+        let budget = RetryBudget::new();
+        assert_eq!(granted(&budget, 20), 10, "to begin with");
+        let of_hundred = (0..100).filter(|_| {
             budget.earn();
-            budget.allows(Retry::Budgeted)
+            Tries::default().go_on(Retry::Another, &budget)
         });
-        assert_eq!(granted.count(), 20);
-        assert!(budget.allows(Retry::Free) && !budget.allows(Retry::No));
+        assert_eq!(of_hundred.count(), 20);
+        (0..10_000).for_each(|_| budget.earn());
+        assert_eq!(granted(&budget, 200), 100, "what was saved up");
+    }
+
+    #[test]
+    fn a_request_is_tried_three_times_at_most_and_breaks_two_runtimes_at_most() {
+        use Retry::{Another, No, Once};
+        for (went, tries) in [
+            ([No, Another, Another], 1),
+            ([Another, Another, Another], 3),
+            ([Another, No, Another], 2),
+            ([Once, Once, Once], 2),
+            ([Another, Once, Once], 3),
+            ([Once, Another, Another], 3),
+        ] {
+            let (budget, mut request) = (RetryBudget::new(), Tries::default());
+            let more = went.iter().take_while(|retry| request.go_on(**retry, &budget)).count();
+            assert_eq!(1 + more, tries, "{went:?}");
+        }
+    }
+
+    #[test]
+    fn the_answer_that_stands_costs_nothing() {
+        let budget = RetryBudget::new();
+        (0..100).for_each(|_| assert!(!Tries::default().go_on(Retry::No, &budget)));
+        assert_eq!(granted(&budget, 20), 10);
     }
 }

@@ -1,15 +1,23 @@
 //! Whatever the domain holds comes back from its record, and no bytes make reading panic.
 
-use nebula_core::ids::CommandId;
+use std::time::Duration;
+
+use nebula_core::ids::{CommandId, KeyId};
+use nebula_core::token::{Secret, TokenHash};
 use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
 
+use super::deployment::DESIRES;
 use super::*;
 use crate::domain::command::{Action, Command, StartSpec};
+use crate::domain::deployment::{CpuNeed, Deployment, DeploymentSpec, GpuNeed, LostAfter};
 use crate::domain::event::{JournalEvent, Line, Origin, Subject};
+use crate::domain::key::{ApiKey, Budget, KeyLimits, KeySecret, Period};
 use crate::domain::poison::Poison;
+use crate::domain::route::Balance;
+use crate::domain::usage::{Span, Sums, UsageRow};
 
 fn text() -> impl Strategy<Value = String> {
     ".{0,12}"
@@ -89,10 +97,10 @@ prop_compose! {
                   words in (vec(text(), 0..3), vec(text(), 0..3)), maps in (map(), map()),
                   node in option::of(text()), replicas: u32,
                   gpu in (any::<u32>(), option::of(text()), any::<u64>()), cores: u32, public: bool,
-                  lost_after in option::of(any::<u64>())) -> DeploymentSpec {
+                  lost_after in option::of(any::<u64>()), routing in select(&Balance::ALL[..])) -> DeploymentSpec {
         let ((command, args), (env, labels)) = (words, maps);
         DeploymentSpec {
-            model, runtime, source, image, driver, command, args, env, node, labels, replicas, public,
+            model, runtime, source, image, driver, command, args, env, node, labels, replicas, public, routing,
             gpu: GpuNeed { count: gpu.0, kind: gpu.1, memory_bytes: gpu.2 },
             cpu: CpuNeed { cores },
             lost_after: lost_after.map_or(LostAfter::Never, |secs| LostAfter::After(Duration::from_secs(secs))),
@@ -185,6 +193,35 @@ prop_compose! {
     }
 }
 
+fn key_id() -> impl Strategy<Value = KeyId> {
+    any::<[u8; 16]>().prop_map(KeyId::from_bytes)
+}
+
+prop_compose! {
+    fn any_limits()(rpm: Option<u32>, tpm: Option<u64>, max_concurrent: Option<u32>,
+                    budget in option::of((any::<u64>(), select(&Period::ALL[..])))) -> KeyLimits {
+        let budget = budget.map(|(tokens, period)| Budget { tokens, period });
+        KeyLimits { rpm, tpm, max_concurrent, budget }
+    }
+}
+
+prop_compose! {
+    fn any_key()(id in key_id(), name in text(), secrets in vec((hash(), option::of(wall())), 0..3),
+                 models in option::of(prop::collection::btree_set(text(), 0..4)), expires_at in option::of(wall()),
+                 limits in any_limits(), created_at in wall()) -> ApiKey {
+        let secrets = secrets.into_iter().map(|(hash, until)| KeySecret { hash, until }).collect();
+        ApiKey { id, name, secrets, models, expires_at, limits, created_at }
+    }
+}
+
+prop_compose! {
+    fn any_usage()(key in option::of(key_id()), model in text(), from in wall(), span in select(&Span::ALL[..]),
+                   sums in any::<(u64, u64, u64, u64)>()) -> UsageRow {
+        let (requests, prompt_tokens, completion_tokens, aborted) = sums;
+        UsageRow { key, model, from, span, sums: Sums { requests, prompt_tokens, completion_tokens, aborted } }
+    }
+}
+
 /// Reads the record as each of the nouns.
 fn read_all(record: &Record) -> Vec<Result<(), StoreError>> {
     vec![
@@ -195,6 +232,8 @@ fn read_all(record: &Record) -> Vec<Result<(), StoreError>> {
         read_event(record).map(drop),
         read_used_key(record).map(drop),
         read_poison(record).map(drop),
+        read_api_key(record).map(drop),
+        read_usage(record).map(drop),
     ]
 }
 
@@ -214,6 +253,12 @@ proptest! {
     }
 
     #[test]
+    fn keys_and_usage_come_back_from_their_records(a_key in any_key(), a_row in any_usage()) {
+        prop_assert_eq!(api_key(&a_key).and_then(|record| read_api_key(&record)), Ok(a_key));
+        prop_assert_eq!(usage(&a_row).and_then(|record| read_usage(&record)), Ok(a_row));
+    }
+
+    #[test]
     fn no_bytes_make_reading_panic(kind in 0_u8..12, schema in 0_u16..4, payload in vec(any::<u8>(), 0..400)) {
         let read = read_all(&Record { kind, schema, payload });
         prop_assert!(read.iter().filter(|result| result.is_ok()).count() <= 1, "a record is of one kind");
@@ -221,12 +266,14 @@ proptest! {
 
     #[test]
     fn a_record_that_was_cut_or_changed_does_not_make_reading_panic(
-        (a_node, a_command, an_event) in (any_node(), any_command(), any_event()),
-        which in 0_usize..3,
+        (a_node, a_command, an_event, a_key, a_row) in
+            (any_node(), any_command(), any_event(), any_key(), any_usage()),
+        which in 0_usize..5,
         cut in any::<prop::sample::Index>(),
         flips in vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
     ) {
-        let written = [node(&a_node), command(&a_command), event(&an_event)];
+        let written =
+            [node(&a_node), command(&a_command), event(&an_event), api_key(&a_key), usage(&a_row)];
         let record = written[which].clone().expect("small enough");
         let mut payload = record.payload.clone();
         for (at, bits) in flips {

@@ -33,7 +33,7 @@ pub(super) async fn serve(
 ) -> HttpResponse {
     let ticket = state.stats.open();
     match prepare(&request, payload, &state, work, &ticket).await {
-        Ok((answer, plan)) => send(answer, plan, api, ticket).await,
+        Ok((answer, plan)) => send(answer, plan, api, ticket, state.args.stamp).await,
         Err(error) => {
             ticket.finish();
             error_response(api, &error)
@@ -67,7 +67,7 @@ async fn prepare(
         _ => {}
     }
     let answer = work(&body, &context(state, plan))?;
-    sleep(plan.ttft).await;
+    pause(plan.ttft).await;
     Ok((answer, plan))
 }
 
@@ -91,7 +91,14 @@ pub(super) async fn read(payload: Payload) -> Result<Bytes, ApiError> {
     }
 }
 
-async fn send(answer: Answer, plan: Plan, api: Api, ticket: Ticket) -> HttpResponse {
+/// Waits; no time at all is not waited for, while the shortest timer takes a millisecond.
+async fn pause(time: Duration) {
+    if !time.is_zero() {
+        sleep(time).await;
+    }
+}
+
+async fn send(answer: Answer, plan: Plan, api: Api, ticket: Ticket, stamp: bool) -> HttpResponse {
     match answer {
         Answer::Tokens { script, dialect, stream: true } => {
             let content_type = dialect.stream_type();
@@ -100,10 +107,10 @@ async fn send(answer: Answer, plan: Plan, api: Api, ticket: Ticket) -> HttpRespo
                 .insert_header((CONTENT_TYPE, content_type))
                 .insert_header((CACHE_CONTROL, "no-cache"))
                 .insert_header(("x-accel-buffering", "no"))
-                .streaming(body::paced(playback, plan.token_interval, ticket))
+                .streaming(body::paced(playback, plan.token_interval, ticket, stamp && api == Api::OpenAi))
         }
         Answer::Tokens { script, dialect, stream: false } => {
-            sleep(time_between(plan.token_interval, script.pieces.len())).await;
+            pause(time_between(plan.token_interval, script.pieces.len())).await;
             send_whole(dialect.whole(&script), plan.fail, api, ticket)
         }
         Answer::Body(body) => send_whole(body, plan.fail, api, ticket),

@@ -6,6 +6,7 @@ use super::fixtures::*;
 use super::*;
 use crate::actors::deployment::route::EndpointSpec;
 use crate::domain::report::ReportedStatus;
+use crate::domain::route::Balance;
 
 fn published(effects: &[Effect]) -> Option<&RouteSpec> {
     effects.iter().find_map(|effect| match effect {
@@ -25,7 +26,8 @@ fn endpoint(index: u8, node: &str) -> EndpointSpec {
 
 #[test]
 fn a_route_says_all_that_the_gateway_needs() {
-    let dep = Deployment { generation: Generation(4), ..deployment(vec![running(0, "a")]) };
+    let mut dep = Deployment { generation: Generation(4), ..deployment(vec![running(0, "a")]) };
+    dep.spec.routing = Balance::RoundRobin;
     let expected = RouteSpec {
         deployment_id: deployment_id(),
         name: "demo".to_owned(),
@@ -34,6 +36,8 @@ fn a_route_says_all_that_the_gateway_needs() {
         token: dep.token,
         gateway_token: dep.gateway_token.clone(),
         created_at: WallTime(1),
+        balance: Balance::RoundRobin,
+        coming: false,
         endpoints: vec![endpoint(0, "a")],
     };
     assert_eq!(RouteSpec::of(&dep), expected);
@@ -52,6 +56,38 @@ fn only_replicas_that_run_and_stay_and_are_to_run_get_requests() {
             }
         }
     }
+}
+
+#[test]
+fn a_replica_is_on_its_way_until_one_serves_or_all_have_failed() {
+    use Phase::{Failed, Pending, Preparing, Running, Starting, Stopping, Unreachable};
+    let coming = |dep: Deployment| RouteSpec::of(&dep).coming;
+    let of = |phases: &[Phase]| {
+        let replicas = phases.iter().map(|phase| Replica { phase: *phase, ..running(0, "a") });
+        deployment(replicas.collect())
+    };
+    for (phases, expected) in [
+        (&[Pending][..], true),
+        (&[Preparing], true),
+        (&[Starting], true),
+        (&[Unreachable], true),
+        (&[Stopping], true),
+        (&[Failed], false),
+        (&[Failed, Starting], true),
+        (&[Running], false),
+        (&[Running, Starting], false),
+    ] {
+        assert_eq!(coming(of(phases)), expected, "{phases:?}");
+        for desired in [Desired::Stopped, Desired::Deleted] {
+            assert!(!coming(Deployment { desired, ..of(phases) }), "{phases:?} {desired:?}");
+        }
+    }
+    let mut none = deployment(Vec::new());
+    assert!(!coming(none.clone()), "none is wanted");
+    none.spec.replicas = 1;
+    assert!(coming(none.clone()), "none is there yet");
+    none.replicas = vec![Replica { leaving: true, phase: Stopping, ..running(0, "a") }];
+    assert!(coming(none), "its place is being taken");
 }
 
 #[test]

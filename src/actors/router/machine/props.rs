@@ -4,12 +4,13 @@
 use std::collections::BTreeMap;
 
 use nebula_core::clock::WallTime;
+use nebula_core::ids::{Generation, ReplicaId};
 use nebula_core::runtime::RuntimeKind;
 use nebula_core::token::{Secret, TokenHash};
 use proptest::prelude::*;
 
 use super::*;
-use crate::domain::route::InflightGuard;
+use crate::domain::route::{InflightGuard, Pick};
 
 #[derive(Clone, Debug)]
 enum Act {
@@ -49,6 +50,8 @@ fn spec(d: u8, replicas: u8, generation: u64) -> RouteSpec {
         token: TokenHash::of(&format!("nbtok_{d}")),
         gateway_token: Secret::from_text("nbgw_x"),
         created_at: WallTime(1),
+        balance: Default::default(),
+        coming: false,
         endpoints: (0..replicas).map(endpoint).collect(),
     }
 }
@@ -61,7 +64,7 @@ proptest! {
         let mut machine = Machine::load(Vec::new(), &RouteTable::default());
         let mut published: BTreeMap<u8, RouteSpec> = BTreeMap::new();
         let mut inflight: Vec<InflightGuard> = Vec::new();
-        let mut table = machine.table();
+        let mut table = machine.publication().table;
         for act in acts {
             match act {
                 Act::Publish(d, replicas, generation) => {
@@ -71,16 +74,16 @@ proptest! {
                 }
                 Act::Withdraw(d) => {
                     let known = published.remove(&d).is_some();
-                    prop_assert_eq!(machine.withdraw(DeploymentId::from_bytes([d; 16])), known);
+                    prop_assert_eq!(machine.withdraw(DeploymentId::from_bytes([d; 16])).is_some(), known);
                 }
                 Act::Request(d, random) => {
                     let route = table.by_id(DeploymentId::from_bytes([d; 16]));
-                    inflight.extend(route.and_then(|route| route.take(&[], random)));
+                    inflight.extend(route.and_then(|route| route.take(&[], Pick { random, affinity: None })));
                 }
                 Act::Ends => drop((!inflight.is_empty()).then(|| inflight.remove(0))),
                 Act::Fall => machine = Machine::load(published.values().cloned().collect(), &table),
             }
-            table = machine.table();
+            table = machine.publication().table;
             prop_assert_eq!(table.iter().count(), published.len());
             for (d, spec) in &published {
                 let route = table.by_id(DeploymentId::from_bytes([*d; 16])).expect("a route");

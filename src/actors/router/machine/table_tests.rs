@@ -1,6 +1,7 @@
 //! The table that the gateway gets: what stands in it, and what is counted.
 
 use nebula_core::clock::WallTime;
+use nebula_core::ids::{Generation, ReplicaId};
 use nebula_core::runtime::RuntimeKind;
 use nebula_core::token::{Secret, TokenHash};
 
@@ -29,6 +30,8 @@ fn spec(n: u8, name: &str, endpoints: Vec<EndpointSpec>) -> RouteSpec {
         token: TokenHash::of("nbtok_x"),
         gateway_token: Secret::from_text("nbgw_x"),
         created_at: WallTime(u64::from(n)),
+        balance: Default::default(),
+        coming: false,
         endpoints,
     }
 }
@@ -41,7 +44,7 @@ fn empty() -> Machine {
 fn a_route_carries_what_was_published() {
     let mut machine = empty();
     machine.publish(spec(1, "a", vec![endpoint(7, 3, "10.0.0.1:8888")]));
-    let table = machine.table();
+    let table = machine.publication().table;
     let route = table.get("a").expect("a route");
     assert_eq!((route.deployment_id, route.name.as_str(), route.served_name.as_str()), (id(1), "a", "a"));
     assert_eq!((route.runtime, route.created_at), (RuntimeKind::Sim, WallTime(1)));
@@ -56,7 +59,7 @@ fn a_route_carries_what_was_published() {
 fn a_public_route_asks_for_no_token() {
     let mut machine = empty();
     machine.publish(RouteSpec { public: true, ..spec(1, "a", Vec::new()) });
-    assert_eq!(machine.table().get("a").expect("a route").access, Access::Public);
+    assert_eq!(machine.publication().table.get("a").expect("a route").access, Access::Public);
 }
 
 #[test]
@@ -66,10 +69,10 @@ fn publications_and_withdrawals_say_whether_anything_changed() {
     assert!(!machine.publish(one()), "it is known");
     assert!(machine.publish(spec(1, "a", Vec::new())));
     assert!(machine.publish(spec(2, "b", Vec::new())));
-    assert!(!machine.withdraw(id(3)), "there is none");
-    assert!(machine.withdraw(id(1)));
-    assert!(!machine.withdraw(id(1)), "there is none any more");
-    let names: Vec<String> = machine.table().iter().map(|route| route.name.clone()).collect();
+    assert_eq!(machine.withdraw(id(3)), None, "there is none");
+    assert_eq!(machine.withdraw(id(1)).as_deref(), Some("a"));
+    assert_eq!(machine.withdraw(id(1)), None, "there is none any more");
+    let names: Vec<String> = machine.publication().table.iter().map(|route| route.name.clone()).collect();
     assert_eq!(names, ["b"], "and the others stay");
 }
 
@@ -78,14 +81,14 @@ fn routes_and_their_endpoints_are_counted() {
     let mut machine = empty();
     assert_eq!(machine.counts(), (0, 0));
     machine.publish(spec(1, "a", Vec::new()));
-    machine.table();
+    machine.publication();
     assert_eq!(machine.counts(), (1, 0));
     let two = vec![endpoint(1, 1, "10.0.0.1:8888"), endpoint(2, 1, "10.0.0.2:8888")];
     machine.publish(spec(2, "b", two));
-    machine.table();
+    machine.publication();
     assert_eq!(machine.counts(), (2, 2));
     machine.withdraw(id(2));
-    machine.table();
+    machine.publication();
     assert_eq!(machine.counts(), (1, 0), "endpoints of routes that are gone are forgotten");
 }
 
@@ -99,13 +102,17 @@ fn an_endpoint_is_the_same_while_replica_generation_and_address_are() {
     ] {
         let mut machine = empty();
         machine.publish(spec(1, "a", vec![endpoint(1, 1, "10.0.0.1:8888")]));
-        machine.table().get("a").expect("a route").endpoints[0].gate.set(GateState::Shut);
+        machine.publication().table.get("a").expect("a route").endpoints[0].gate.set(GateState::Shut);
         machine.publish(spec(1, "a", vec![after.clone()]));
-        let published = machine.table();
+        let published = machine.publication().table;
         let kept = |table: &RouteTable| table.get("a").expect("a route").endpoints[0].gate.state();
         let expected = if same { GateState::Shut } else { GateState::Open };
         assert_eq!(kept(&published), expected, "{what}");
         let mut restarted = Machine::load(vec![spec(1, "a", vec![after])], &published);
-        assert_eq!(kept(&restarted.table()), expected, "{what}, and after a restart of the router");
+        assert_eq!(
+            kept(&restarted.publication().table),
+            expected,
+            "{what}, and after a restart of the router"
+        );
     }
 }

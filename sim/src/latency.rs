@@ -1,10 +1,10 @@
-//! How long calls took: counts in buckets that are at most a sixteenth wide, so that any number of calls takes the
-//! same memory.
+//! How long calls took: counts in buckets that are at most a sixty-fourth wide, so that any number of calls takes
+//! the same memory.
 
 use std::time::Duration;
 
 /// Buckets within each power of two.
-const FINE: u32 = 16;
+const FINE: u32 = 64;
 /// Powers of two, in microseconds: up to 67 s.
 const POWERS: u32 = 26;
 
@@ -13,23 +13,44 @@ const POWERS: u32 = 26;
 pub(crate) struct Latency {
     buckets: Vec<u64>,
     count: u64,
+    longest: Duration,
 }
 
 impl Default for Latency {
     fn default() -> Self {
-        Self { buckets: vec![0; (FINE * (POWERS + 1)) as usize], count: 0 }
+        Self { buckets: vec![0; (FINE * (POWERS + 1)) as usize], count: 0, longest: Duration::ZERO }
     }
 }
 
 impl Latency {
     /// One more call.
     pub(crate) fn add(&mut self, took: Duration) {
+        self.longest = self.longest.max(took);
         let bucket = bucket(u32::try_from(took.as_micros()).unwrap_or(u32::MAX));
         let last = self.buckets.len() - 1;
         if let Some(count) = self.buckets.get_mut(bucket.min(last)) {
             *count += 1;
             self.count += 1;
         }
+    }
+
+    /// The calls of another count too.
+    pub(crate) fn join(&mut self, other: &Self) {
+        for (count, more) in self.buckets.iter_mut().zip(&other.buckets) {
+            *count += more;
+        }
+        self.count += other.count;
+        self.longest = self.longest.max(other.longest);
+    }
+
+    /// How many calls there were.
+    pub(crate) fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// The longest call, in milliseconds, exactly.
+    pub(crate) fn longest_ms(&self) -> f64 {
+        self.longest.as_secs_f64() * 1_000.0
     }
 
     /// The time within which this part of all calls ended, in milliseconds; 0 without calls.
@@ -46,7 +67,7 @@ impl Latency {
     }
 }
 
-/// The first sixteen microseconds have a bucket each, then each power of two has sixteen.
+/// The first microseconds have a bucket each, then each power of two has as many.
 fn bucket(micros: u32) -> usize {
     if micros < FINE {
         return micros as usize;
@@ -70,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quantiles_are_right_to_a_sixteenth() {
+    fn quantiles_are_right_to_a_sixty_fourth() {
         let mut latency = Latency::default();
         assert_eq!(latency.quantile_ms(0.5), 0.0);
         for micros in 1..=100_000_u64 {
@@ -78,7 +99,7 @@ mod tests {
         }
         for part in [0.01, 0.5, 0.99, 1.0] {
             let (found, exact) = (latency.quantile_ms(part), part * 100.0);
-            assert!(found >= exact && found <= exact * (1.0 + 1.0 / 16.0), "{part}: {found}");
+            assert!(found >= exact && found <= exact * (1.0 + 1.0 / 64.0), "{part}: {found}");
         }
     }
 

@@ -1,0 +1,272 @@
+//! The ledger's entry of one request: everything that is counted, metered and logged about it, written once when the
+//! request has ended, whichever way it ends. A request that is dropped is written as one whose client left.
+
+use std::cell::{Cell, OnceCell};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use actix_web::HttpRequest;
+use actix_web::body::{BodySize, BoxBody, MessageBody};
+use actix_web::http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
+use bytes::Bytes;
+use nebula_core::clock::Clock;
+use nebula_core::ids::{NodeId, ReplicaId};
+use nebula_core::telemetry::access::{Line, Value};
+use nebula_dialect::Tally;
+use nebula_relay::End;
+
+use crate::domain::key::Permit;
+use crate::domain::route::Route;
+use crate::domain::usage::Sums;
+use crate::metrics;
+
+use super::Ledger;
+
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+/// What a client is said to have got that left before there was anything to say.
+const CLIENT_LEFT: u16 = 499;
+
+/// What is learnt of a request while it is answered. Shared by those who answer it, on one thread.
+#[derive(Debug, Default)]
+pub(crate) struct Facts {
+    /// The replica that answers, and its node.
+    replica: OnceCell<(ReplicaId, NodeId)>,
+    /// How many replicas were asked.
+    pub(crate) tries: Cell<u32>,
+    /// When the first byte of a good answer came, since the clock's start.
+    first_byte: Cell<Option<Duration>>,
+    /// Tokens so far.
+    pub(crate) tally: Cell<Tally>,
+    /// How a relayed body ended.
+    pub(crate) end: Cell<Option<End>>,
+}
+
+impl Facts {
+    /// A replica is about to answer for good.
+    pub(crate) fn answers(&self, replica: ReplicaId, node: &NodeId) {
+        // Only one replica answers a request.
+        let _ = self.replica.set((replica, node.clone()));
+    }
+
+    /// A byte of a good answer has come.
+    pub(crate) fn byte_came(&self, clock: &Clock) {
+        if self.first_byte.get().is_none() {
+            self.first_byte.set(Some(clock.elapsed()));
+        }
+    }
+}
+
+/// One request.
+pub(crate) struct Entry {
+    ledger: Rc<Ledger>,
+    /// Since the clock's start.
+    began: Duration,
+    request_id: HeaderValue,
+    trace_id: Option<String>,
+    method: &'static str,
+    path: &'static str,
+    bytes_in: u64,
+    bytes_out: u64,
+    status: u16,
+    /// The model's route, once the caller was let in.
+    route: Option<Arc<Route>>,
+    permit: Option<Permit>,
+    streams: bool,
+    prompt_estimate: u64,
+    facts: Rc<Facts>,
+}
+
+impl Entry {
+    /// A request has come.
+    pub(crate) fn begin(ledger: &Rc<Ledger>, request: &HttpRequest, request_id: HeaderValue) -> Self {
+        let length =
+            request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        Self {
+            began: ledger.clock.elapsed(),
+            ledger: Rc::clone(ledger),
+            request_id,
+            trace_id: trace_id(request.headers()),
+            method: method(request),
+            path: "",
+            bytes_in: length.unwrap_or(0),
+            bytes_out: 0,
+            status: CLIENT_LEFT,
+            route: None,
+            permit: None,
+            streams: false,
+            prompt_estimate: 0,
+            facts: Rc::default(),
+        }
+    }
+
+    /// It came to this path.
+    pub(crate) fn came_to(&mut self, path: &'static str) {
+        self.path = path;
+    }
+
+    /// The whole body was read.
+    pub(crate) fn read(&mut self, bytes: usize, streams: bool, prompt_estimate: u64) {
+        self.bytes_in = bytes as u64;
+        self.streams = streams;
+        self.prompt_estimate = prompt_estimate;
+    }
+
+    /// The caller may use this route.
+    pub(crate) fn admitted(&mut self, route: &Arc<Route>, permit: Option<Permit>) {
+        self.route = Some(Arc::clone(route));
+        self.permit = permit;
+    }
+
+    /// What is learnt while it is answered.
+    pub(crate) fn facts(&self) -> &Rc<Facts> {
+        &self.facts
+    }
+
+    /// What its key has left.
+    pub(crate) fn permit(&self) -> Option<&Permit> {
+        self.permit.as_ref()
+    }
+
+    /// The response has this status; what follows is its body.
+    pub(crate) fn over(mut self, status: u16, body: BoxBody) -> Recorded {
+        self.status = status;
+        Recorded { body, entry: self }
+    }
+
+    /// Prompt and completion tokens, and whether the answer was cut short.
+    fn tokens(&self) -> (u64, u64, bool) {
+        let tally = self.facts.tally.get();
+        let cut = matches!(self.facts.end.get(), Some(End::Abandoned | End::Broken(_)));
+        let aborted = cut || self.status == CLIENT_LEFT && self.facts.tries.get() > 0;
+        match tally.usage {
+            Some(usage) => (usage.prompt, usage.completion, aborted),
+            // What was cut short was worked on all the same; what ended without figures is counted by its pieces.
+            None if aborted || tally.pieces > 0 => (self.prompt_estimate, tally.pieces, aborted),
+            None => (0, 0, aborted),
+        }
+    }
+
+    fn to_first_byte(&self) -> Option<Duration> {
+        Some(self.facts.first_byte.get()?.saturating_sub(self.began))
+    }
+
+    fn meter(&mut self, prompt: u64, completion: u64, aborted: bool) {
+        let Some(route) = &self.route else { return };
+        if self.facts.tries.get() == 0 {
+            return;
+        }
+        let (now, wall) = (self.ledger.clock.now(), self.ledger.clock.wall());
+        let key = self.permit.as_ref().map(|permit| permit.key().key.id);
+        let sums = Sums {
+            requests: 1,
+            prompt_tokens: prompt,
+            completion_tokens: completion,
+            aborted: u64::from(aborted),
+        };
+        self.ledger.usage.add(key, &route.name, wall, sums);
+        if let Some(permit) = &self.permit {
+            permit.spend(prompt + completion, now, wall);
+        }
+    }
+
+    fn log(&self, took: Duration, prompt: u64, completion: u64) {
+        let (log, format) = &self.ledger.access;
+        if !log.is_on() {
+            return;
+        }
+        let mut line = Line::new(*format, "gateway request");
+        line.field("bytes_in", Value::Number(self.bytes_in));
+        line.field("bytes_out", Value::Number(self.bytes_out));
+        match self.facts.end.get() {
+            Some(End::Abandoned) => line.field("cut", Value::Text("client left")),
+            Some(End::Broken(_)) => line.field("cut", Value::Text("upstream broke")),
+            Some(End::Whole) | None => {}
+        }
+        line.field("duration_ms", Value::Millis(took));
+        if let Some(permit) = &self.permit {
+            line.field("key_id", Value::Text(&permit.key().key.id.to_string()));
+        }
+        line.field("method", Value::Text(self.method));
+        if let Some(route) = &self.route {
+            line.field("model", Value::Text(&route.name));
+        }
+        if let Some((replica, node)) = self.facts.replica.get() {
+            line.field("node_id", Value::Text(node.as_str()));
+            line.field("replica_id", Value::Text(&replica.to_string()));
+        }
+        line.field("path", Value::Text(self.path));
+        line.field("request_id", Value::Text(self.request_id.to_str().unwrap_or_default()));
+        line.field("status", Value::Number(u64::from(self.status)));
+        line.field("stream", Value::Bool(self.streams));
+        line.field("tokens_in", Value::Number(prompt));
+        line.field("tokens_out", Value::Number(completion));
+        if let Some(trace_id) = &self.trace_id {
+            line.field("trace_id", Value::Text(trace_id));
+        }
+        line.field("tries", Value::Number(u64::from(self.facts.tries.get())));
+        if let Some(ttft) = self.to_first_byte() {
+            line.field("ttft_ms", Value::Millis(ttft));
+        }
+        log.write(line.end());
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let took = self.ledger.clock.elapsed().saturating_sub(self.began);
+        let (prompt, completion, aborted) = self.tokens();
+        self.meter(prompt, completion, aborted);
+        let model = self.route.as_ref().map_or("", |route| route.name.as_str());
+        let ttft = self.to_first_byte().map(|ttft| ttft.as_secs_f64());
+        metrics::gateway().answered(model, self.status, took.as_secs_f64(), ttft, prompt, completion);
+        self.log(took, prompt, completion);
+    }
+}
+
+/// A response's body, which counts what goes out and writes the entry when it has ended.
+pub(crate) struct Recorded {
+    // Dropped before the entry, which it still tells how it ended.
+    body: BoxBody,
+    entry: Entry,
+}
+
+impl MessageBody for Recorded {
+    type Error = <BoxBody as MessageBody>::Error;
+
+    fn size(&self) -> BodySize {
+        self.body.size()
+    }
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        let this = self.get_mut();
+        let next = Pin::new(&mut this.body).poll_next(cx);
+        if let Poll::Ready(Some(Ok(data))) = &next {
+            this.entry.bytes_out += data.len() as u64;
+        }
+        next
+    }
+}
+
+/// The request's method; what nobody uses is not repeated.
+fn method(request: &HttpRequest) -> &'static str {
+    match request.method().as_str() {
+        "GET" => "GET",
+        "HEAD" => "HEAD",
+        "POST" => "POST",
+        "PUT" => "PUT",
+        "PATCH" => "PATCH",
+        "DELETE" => "DELETE",
+        "OPTIONS" => "OPTIONS",
+        _ => "other",
+    }
+}
+
+/// The trace that a request belongs to, by W3C's trace context.
+fn trace_id(headers: &HeaderMap) -> Option<String> {
+    let parent = headers.get(TRACEPARENT)?.to_str().ok()?;
+    let trace = parent.split('-').nth(1)?;
+    (trace.len() == 32 && trace.bytes().all(|byte| byte.is_ascii_hexdigit())).then(|| trace.to_owned())
+}

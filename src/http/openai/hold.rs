@@ -1,0 +1,202 @@
+//! Requests that wait: while nothing of a deployment can serve yet and something is on its way, they are held for a
+//! while instead of being refused. Who asked for a stream hears at once that it is waited.
+
+use std::cell::Cell;
+use std::error::Error;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use actix_web::HttpResponse;
+use actix_web::body::{BodySize, BoxBody, MessageBody, to_bytes_limited};
+use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName};
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use nebula_core::ids::DeploymentId;
+use tokio::sync::watch;
+use tokio::time::{Interval, MissedTickBehavior};
+
+use crate::domain::route::{Route, RouteTable};
+use crate::http::error::OpenAiError;
+
+/// Most requests that are held on one worker thread; more are refused at once, as without holding.
+const WAITING_MAX: usize = 1_000;
+/// Largest answer that is put into an event, in bytes.
+const EVENT_MAX: usize = 1024 * 1024;
+/// What a stream says while it waits.
+const COMMENT: &str = ": waiting for the model\n\n";
+
+const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+
+/// The requests that wait on one worker thread.
+pub(crate) struct Holding {
+    routes: Arc<ArcSwap<RouteTable>>,
+    changed: watch::Receiver<u64>,
+    longest: Duration,
+    waiting: Rc<Cell<usize>>,
+}
+
+impl Holding {
+    /// Nobody waits yet. Requests wait for `longest` at most, by what `routes` say whenever they have `changed`.
+    pub(crate) fn new(
+        routes: Arc<ArcSwap<RouteTable>>,
+        changed: watch::Receiver<u64>,
+        longest: Duration,
+    ) -> Self {
+        Self { routes, changed, longest, waiting: Rc::default() }
+    }
+
+    /// A place to wait for a route. None when there is nothing to wait for, or no room.
+    pub(crate) fn enter(&self, route: &Route) -> Option<Hold> {
+        let count = self.waiting.get();
+        if self.longest.is_zero() || !route.endpoints.is_empty() || !route.coming || count >= WAITING_MAX {
+            return None;
+        }
+        self.waiting.set(count + 1);
+        Some(Hold {
+            deployment: route.deployment_id,
+            routes: Arc::clone(&self.routes),
+            changed: self.changed.clone(),
+            longest: self.longest,
+            _place: Place(Rc::clone(&self.waiting)),
+        })
+    }
+}
+
+/// A request that waits. Dropping it gives its place back.
+pub(crate) struct Hold {
+    deployment: DeploymentId,
+    routes: Arc<ArcSwap<RouteTable>>,
+    changed: watch::Receiver<u64>,
+    longest: Duration,
+    _place: Place,
+}
+
+struct Place(Rc<Cell<usize>>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.set(self.0.get().saturating_sub(1));
+    }
+}
+
+impl Hold {
+    /// The route as soon as a replica can be asked. None when the time is over, or as soon as it is known that none
+    /// will come: the deployment was stopped or deleted, or has failed.
+    ///
+    /// # Cancel safety
+    /// Dropping the future changes nothing.
+    pub(crate) async fn ready(mut self) -> Option<Arc<Route>> {
+        tokio::time::timeout(self.longest, self.settled()).await.ok().flatten()
+    }
+
+    async fn settled(&mut self) -> Option<Arc<Route>> {
+        loop {
+            // Seen before the table is read, so that no change after that is missed.
+            self.changed.mark_unchanged();
+            let route = self.routes.load().by_id(self.deployment).cloned()?;
+            if !route.endpoints.is_empty() {
+                return Some(route);
+            }
+            if !route.coming {
+                return None;
+            }
+            self.changed.changed().await.ok()?;
+        }
+    }
+}
+
+/// A stream whose answer is still to come. Its head goes out at once, so an answer that turns out to be an error becomes
+/// an event; until then a comment goes out at once and each `keepalive`, unless that is zero.
+pub(crate) fn held(
+    keepalive: Duration,
+    answer: impl Future<Output = HttpResponse> + 'static,
+) -> HttpResponse {
+    let comments = (!keepalive.is_zero()).then(|| {
+        let mut comments = tokio::time::interval(keepalive);
+        comments.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        comments
+    });
+    HttpResponse::Ok()
+        .insert_header((CONTENT_TYPE, "text/event-stream"))
+        .insert_header((CACHE_CONTROL, "no-cache"))
+        .insert_header((ACCEL_BUFFERING, "no"))
+        .body(Held { comments, state: State::Waiting(Box::pin(content(answer))) })
+}
+
+/// What an answer comes to in a stream that has begun already.
+async fn content(answer: impl Future<Output = HttpResponse>) -> Content {
+    let answer = answer.await;
+    if answer.status().is_success() && is_event_stream(answer.headers()) {
+        return Content::Stream(answer.into_body());
+    }
+    let whole = to_bytes_limited(answer.into_body(), EVENT_MAX).await;
+    let whole = whole.ok().and_then(Result::ok).filter(|whole| is_object(whole));
+    Content::Event(whole.map_or_else(|| OpenAiError::Upstream.event(), |whole| event(&whole)))
+}
+
+fn is_event_stream(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"))
+}
+
+fn is_object(body: &[u8]) -> bool {
+    serde_json::from_slice::<&serde_json::value::RawValue>(body).is_ok_and(|json| json.get().starts_with('{'))
+}
+
+/// A document as one event. Line breaks can only stand between its parts.
+fn event(document: &[u8]) -> Bytes {
+    let one_line = document.iter().map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { *byte });
+    b"data: ".iter().copied().chain(one_line).chain(*b"\n\n").collect()
+}
+
+enum Content {
+    Stream(BoxBody),
+    Event(Bytes),
+}
+
+enum State {
+    Waiting(Pin<Box<dyn Future<Output = Content>>>),
+    Passing(BoxBody),
+    Over,
+}
+
+/// The body of a held stream.
+struct Held {
+    comments: Option<Interval>,
+    state: State,
+}
+
+impl MessageBody for Held {
+    type Error = Box<dyn Error>;
+
+    fn size(&self) -> BodySize {
+        BodySize::Stream
+    }
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        let held = self.get_mut();
+        if let State::Waiting(answer) = &mut held.state {
+            match answer.as_mut().poll(cx) {
+                Poll::Ready(Content::Stream(body)) => held.state = State::Passing(body),
+                Poll::Ready(Content::Event(event)) => {
+                    held.state = State::Over;
+                    return Poll::Ready(Some(Ok(event)));
+                }
+                Poll::Pending => {
+                    let Some(comments) = &mut held.comments else { return Poll::Pending };
+                    ready!(comments.poll_tick(cx));
+                    return Poll::Ready(Some(Ok(Bytes::from_static(COMMENT.as_bytes()))));
+                }
+            }
+        }
+        match &mut held.state {
+            State::Passing(body) => Pin::new(body).poll_next(cx),
+            State::Waiting(_) | State::Over => Poll::Ready(None),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
