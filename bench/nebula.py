@@ -5,6 +5,7 @@ import http.client
 import json
 import os
 import secrets
+import shutil
 
 from client import call
 from gateway import MODEL, Gateway
@@ -26,6 +27,8 @@ class Nebula(Gateway):
 
     def launch(self):
         programs, folder = self.setting.programs, self.setting.folder / self.name
+        # An earlier start of this run has left its deployments there.
+        shutil.rmtree(folder, ignore_errors=True)
         self.port, grpc = free_port(), free_port()
         nebulad = programs["nebulad"]
         self.version = output_of([nebulad, "--version"]).partition(" ")[2]

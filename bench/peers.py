@@ -135,7 +135,8 @@ class Litellm(FromPyPI):
         values = {"UPSTREAM": self.setting.upstream_port, "KEY": self.token}
         config = self.setting.fill("litellm.yaml", folder / "litellm.yaml", **values)
         words = [bin / "litellm", "--config", config, "--host", "127.0.0.1", "--port", self.port]
-        words += ["--num_workers", self.setting.workers]
+        # Its workers take longer to start than its supervisor would wait.
+        words += ["--num_workers", self.setting.workers, "--timeout_worker_healthcheck", 120]
         self.begin(words, {"LITELLM_LOCAL_MODEL_COST_MAP": "True"})
 
 

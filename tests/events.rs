@@ -1,8 +1,13 @@
-//! The journal of a real nebulad: what its API says of it, page by page and as server-sent events.
+//! What a real nebulad says of itself: the journal, page by page and as server-sent events; API keys and usage; its
+//! metrics.
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "that is how a test fails")]
 
 #[path = "events/control_plane.rs"]
 mod control_plane;
+#[path = "events/keys.rs"]
+mod keys;
+#[path = "events/metrics.rs"]
+mod metrics;
 
 use control_plane::{Nebulad, kinds, seqs};
 use nebulad::actors::journal::FOLLOWERS_MAX;

@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use actix_web::dev::Server;
 use actix_web::http::header::{AUTHORIZATION, HeaderMap};
+use actix_web::http::{ConnectionType, Version};
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
 use nebula_core::address::HostPort;
 use nebula_core::token::bearer;
-use nebula_relay::{Call, CallBody, Client, UpstreamError};
+use nebula_relay::{Call, CallBody, Client, RequestHead, UpstreamError};
 
 use self::table::{Route, Routes};
 
@@ -66,7 +67,12 @@ pub(crate) fn serve(listener: TcpListener, routes: Arc<Routes>) -> std::io::Resu
 
 async fn handle(request: HttpRequest, body: web::Payload, routes: web::Data<Routes>) -> HttpResponse {
     let mut call = routes.stats().call();
-    let answer = answer_to(&request, body, &routes).await;
+    let mut answer = answer_to(&request, body, &routes).await;
+    if request.version() < Version::HTTP_11 {
+        // Such clients know no chunks: the end of the connection ends the body.
+        answer.head_mut().no_chunking(true);
+        answer.head_mut().set_connection_type(ConnectionType::Close);
+    }
     call.answered(answer.status().as_u16());
     answer
 }
@@ -117,20 +123,17 @@ async fn pass(
     let address: HostPort =
         format!("127.0.0.1:{}", route.port).parse().map_err(|_| broken("no port".to_owned()))?;
     let body = CallBody::of(request, body, BODY_TIMEOUT).await?;
+    let (path, query) = path_and_query.split_once('?').map_or((&*path_and_query, None), |(path, query)| (path, Some(query)));
     let call = Call {
-        method: request.method().clone(),
-        address,
-        path_and_query,
-        headers: nebula_relay::forward_request_headers(request.headers()),
+        address: &address,
+        head: RequestHead::new(request.method(), path, query).forward(request.headers(), |_| false),
         body,
         first_byte_timeout: FIRST_BYTE_TIMEOUT,
     };
-    let upstream = client.send(call).await?;
-    let mut answer = HttpResponse::build(upstream.status);
-    for (name, value) in nebula_relay::forward_response_headers(&upstream.headers) {
-        answer.append_header((name, value));
-    }
-    Ok(answer.body(upstream.relay(IDLE_TIMEOUT, answer::last_event)))
+    let mut upstream = client.send(call).await?;
+    let mut answer = HttpResponse::new(upstream.status);
+    *answer.headers_mut() = std::mem::take(&mut upstream.headers);
+    Ok(answer.set_body(upstream.relay(IDLE_TIMEOUT, answer::last_event)).map_into_boxed_body())
 }
 
 fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {

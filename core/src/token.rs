@@ -137,7 +137,8 @@ impl TokenHash {
     /// When the text is anything else.
     pub fn from_hex(text: &str) -> Result<Self, InvalidHash> {
         let mut bytes = [0u8; 32];
-        if text.len() != 64 {
+        // A sign would be read as part of a number.
+        if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return Err(InvalidHash);
         }
         for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
@@ -211,6 +212,9 @@ mod tests {
         assert!(hash.matches(token.expose()));
         assert!(!hash.matches("nbgw_0"));
         assert!(!hash.matches(""));
+        for text in [String::new(), "0".repeat(63), "+0".repeat(32), "g".repeat(64)] {
+            assert_eq!(TokenHash::from_hex(&text), Err(InvalidHash), "{text}");
+        }
     }
 
     #[test]

@@ -3,30 +3,25 @@
 use std::time::Duration;
 
 use actix_web::HttpRequest;
-use actix_web::http::Method;
-use actix_web::http::header::{CONTENT_LENGTH, HeaderMap, TRANSFER_ENCODING};
+use actix_web::http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use actix_web::web;
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use nebula_core::address::HostPort;
 
 use crate::error::UpstreamError;
+use crate::request::RequestHead;
 
 /// Bodies up to this size are read before they are sent on, so that they can be sent again over a fresh
 /// connection when a reused one turns out to be closed.
 const READ_AHEAD_BYTES: usize = 256 * 1024;
 
 /// One request to an upstream.
-pub struct Call {
-    /// The method.
-    pub method: Method,
+pub struct Call<'a> {
     /// Where the upstream listens.
-    pub address: HostPort,
-    /// The path with its query, beginning with `/`.
-    pub path_and_query: String,
-    /// The headers as they are sent. `host`, `content-length` and `transfer-encoding` are added here and must
-    /// not be among them: see [`crate::forward_request_headers`].
-    pub headers: HeaderMap,
+    pub address: &'a HostPort,
+    /// The head.
+    pub head: RequestHead,
     /// The body.
     pub body: CallBody,
     /// How long the upstream may take from the connection to the head of its answer.

@@ -62,39 +62,46 @@ fn take(buffer: &mut BytesMut, left: &mut u64) -> Option<Bytes> {
     (count > 0).then(|| buffer.split_to(count).freeze())
 }
 
-/// All data of the chunks in the buffer as one piece, so that one read becomes one write.
+/// All data of the chunks in the buffer as one piece, so that one read becomes one write. What comes after the first
+/// chunk is moved up to it within the buffer.
 fn decode_chunks(chunk: &mut Chunk, buffer: &mut BytesMut) -> Result<Decoded, &'static str> {
-    let mut whole: Option<Bytes> = None;
-    let mut joined = BytesMut::new();
+    let mut at = 0;
+    let mut data = 0..0;
     loop {
         match chunk {
             Chunk::Data(left) => {
-                let Some(data) = take(buffer, left) else { break };
+                let count = usize::try_from(*left).unwrap_or(usize::MAX).min(buffer.len() - at);
+                if count == 0 {
+                    break;
+                }
+                if data.is_empty() {
+                    data = at..at;
+                } else {
+                    buffer.copy_within(at..at + count, data.end);
+                }
+                data.end += count;
+                at += count;
+                *left -= count as u64;
                 if *left == 0 {
                     *chunk = Chunk::DataEnd;
-                }
-                match whole.take() {
-                    None if joined.is_empty() => whole = Some(data),
-                    None => joined.extend_from_slice(&data),
-                    Some(first) => {
-                        joined.extend_from_slice(&first);
-                        joined.extend_from_slice(&data);
-                    }
                 }
             }
             Chunk::End => break,
             Chunk::Size | Chunk::DataEnd | Chunk::Trailer => {
-                let Some(line) = take_line(buffer)? else { break };
-                *chunk = after_line(chunk, &line)?;
+                let rest = buffer.get(at..).unwrap_or_default();
+                let Some((line, length)) = first_line(rest)? else { break };
+                *chunk = after_line(chunk, line)?;
+                at += length;
             }
         }
     }
-    let data = whole.unwrap_or_else(|| joined.freeze());
-    Ok(match (data.is_empty(), &*chunk) {
-        (false, _) => Decoded::Data(data),
-        (true, Chunk::End) => Decoded::End,
-        (true, _) => Decoded::More,
-    })
+    let mut passed = buffer.split_to(at);
+    if !data.is_empty() {
+        passed.truncate(data.end);
+        passed.advance(data.start);
+        return Ok(Decoded::Data(passed.freeze()));
+    }
+    Ok(if *chunk == Chunk::End { Decoded::End } else { Decoded::More })
 }
 
 fn after_line(chunk: &Chunk, line: &[u8]) -> Result<Chunk, &'static str> {
@@ -111,17 +118,13 @@ fn after_line(chunk: &Chunk, line: &[u8]) -> Result<Chunk, &'static str> {
     })
 }
 
-/// A line without its end, if the buffer holds a whole one.
-fn take_line(buffer: &mut BytesMut) -> Result<Option<Bytes>, &'static str> {
-    let Some(end) = memchr::memchr(b'\n', buffer) else {
-        return if buffer.len() > LINE_MAX { Err("a chunk's line is too long") } else { Ok(None) };
+/// The line at the beginning without its end, and how long it is with it, if it is there as a whole.
+fn first_line(bytes: &[u8]) -> Result<Option<(&[u8], usize)>, &'static str> {
+    let Some(end) = memchr::memchr(b'\n', bytes) else {
+        return if bytes.len() > LINE_MAX { Err("a chunk's line is too long") } else { Ok(None) };
     };
-    let mut line = buffer.split_to(end).freeze();
-    buffer.advance(1);
-    if line.ends_with(b"\r") {
-        line.truncate(line.len() - 1);
-    }
-    Ok(Some(line))
+    let line = bytes.get(..end).unwrap_or_default();
+    Ok(Some((line.strip_suffix(b"\r").unwrap_or(line), end + 1)))
 }
 
 fn chunk_size(line: &[u8]) -> Result<u64, &'static str> {

@@ -11,6 +11,7 @@
 //! The client is our own rather than a library's because the relay has to know what libraries hide: whether a
 //! connection was a reused one, whether a body ended or was cut, and what arrived in one read.
 
+mod answer;
 mod call;
 mod client;
 mod connection;
@@ -20,6 +21,7 @@ mod framing;
 mod headers;
 mod pool;
 mod relay;
+mod request;
 mod sse;
 mod upstream;
 
@@ -27,6 +29,7 @@ pub use call::{Call, CallBody};
 pub use client::Client;
 pub use error::{Broken, Truncated, UpstreamError};
 pub use filter::{Filter, Incoming, Unfinished};
-pub use headers::{PROXY_ERROR, forward_request_headers, forward_response_headers};
+pub use headers::PROXY_ERROR;
 pub use relay::{End, RelayBody};
+pub use request::{HeaderLines, IllegalValue, RequestHead};
 pub use upstream::Upstream;

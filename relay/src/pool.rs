@@ -1,6 +1,6 @@
 //! Idle connections of one worker thread, the one used last first.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
@@ -17,26 +17,58 @@ const IDLE_MAX: usize = 256;
 
 pub(crate) struct Pool {
     clock: Clock,
-    idle: RefCell<Idle>,
+    lanes: RefCell<HashMap<HostPort, Rc<Lane>>>,
+    sweeper_runs: Cell<bool>,
 }
 
-#[derive(Default)]
-struct Idle {
-    by_address: HashMap<HostPort, Vec<(Tick, Connection)>>,
-    sweeper_runs: bool,
+/// The idle connections to one upstream. A body holds it to bring its connection back.
+pub(crate) struct Lane {
+    pool: Weak<Pool>,
+    idle: RefCell<Vec<(Tick, Connection)>>,
 }
 
 impl Pool {
     pub(crate) fn new() -> Rc<Self> {
-        Rc::new(Self { clock: Clock::start(), idle: RefCell::default() })
+        let (lanes, sweeper_runs) = (RefCell::default(), Cell::new(false));
+        Rc::new(Self { clock: Clock::start(), lanes, sweeper_runs })
     }
 
-    /// A connection that waits, if one does and has not been closed from the other side as far as can be seen.
-    pub(crate) fn take(&self, address: &HostPort) -> Option<Connection> {
+    /// The lane to an upstream.
+    pub(crate) fn lane(self: &Rc<Self>, address: &HostPort) -> Rc<Lane> {
+        let mut lanes = self.lanes.borrow_mut();
+        if let Some(lane) = lanes.get(address) {
+            return Rc::clone(lane);
+        }
+        let lane = Rc::new(Lane { pool: Rc::downgrade(self), idle: RefCell::default() });
+        lanes.insert(address.clone(), Rc::clone(&lane));
+        if !self.sweeper_runs.replace(true) {
+            tokio::task::spawn_local(sweep(Rc::downgrade(self)));
+        }
+        lane
+    }
+
+    /// Closes what has waited too long and forgets lanes that nobody uses; false when none is left.
+    fn sweep(&self) -> bool {
         let now = self.clock.now();
+        let mut lanes = self.lanes.borrow_mut();
+        lanes.retain(|_, lane| {
+            let mut idle = lane.idle.borrow_mut();
+            for (_, connection) in idle.extract_if(.., |(since, _)| now.since(*since) >= IDLE) {
+                connection.close();
+            }
+            !idle.is_empty() || Rc::strong_count(lane) > 1
+        });
+        self.sweeper_runs.set(!lanes.is_empty());
+        self.sweeper_runs.get()
+    }
+}
+
+impl Lane {
+    /// A connection that waits, if one does and has not been closed from the other side as far as can be seen.
+    pub(crate) fn take(&self) -> Option<Connection> {
+        let now = self.pool.upgrade()?.clock.now();
         let mut idle = self.idle.borrow_mut();
-        let waiting = idle.by_address.get_mut(address)?;
-        while let Some((since, connection)) = waiting.pop() {
+        while let Some((since, connection)) = idle.pop() {
             if now.since(since) < IDLE && connection.is_quiet() {
                 return Some(connection);
             }
@@ -46,38 +78,19 @@ impl Pool {
     }
 
     /// Keeps a connection on which nothing is under way.
-    pub(crate) fn put(self: &Rc<Self>, address: &HostPort, mut connection: Connection) {
-        connection.rest();
+    pub(crate) fn put(&self, mut connection: Connection) {
         let mut idle = self.idle.borrow_mut();
-        let entry = (self.clock.now(), connection);
-        match idle.by_address.get_mut(address) {
-            Some(waiting) if waiting.len() >= IDLE_MAX => return entry.1.close(),
-            Some(waiting) => waiting.push(entry),
-            None => {
-                idle.by_address.insert(address.clone(), vec![entry]);
+        match self.pool.upgrade() {
+            Some(pool) if idle.len() < IDLE_MAX => {
+                connection.rest();
+                idle.push((pool.clock.now(), connection));
             }
+            _ => connection.close(),
         }
-        if !std::mem::replace(&mut idle.sweeper_runs, true) {
-            tokio::task::spawn_local(sweep(Rc::downgrade(self)));
-        }
-    }
-
-    /// Closes what has waited too long; false when nothing is left.
-    fn sweep(&self) -> bool {
-        let now = self.clock.now();
-        let mut idle = self.idle.borrow_mut();
-        idle.by_address.retain(|_, waiting| {
-            for (_, connection) in waiting.extract_if(.., |(since, _)| now.since(*since) >= IDLE) {
-                connection.close();
-            }
-            !waiting.is_empty()
-        });
-        idle.sweeper_runs = !idle.by_address.is_empty();
-        idle.sweeper_runs
     }
 }
 
-/// Runs while connections wait, so that none outlives the last request by more than two periods.
+/// Runs while there are lanes, so that no connection outlives the last request by more than two periods.
 async fn sweep(pool: Weak<Pool>) {
     loop {
         tokio::time::sleep(IDLE).await;

@@ -6,15 +6,14 @@ use std::time::Duration;
 
 use actix_web::body::BodySize;
 use actix_web::http::StatusCode;
-use actix_web::http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
+use actix_web::http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue};
 use bytes::{Bytes, BytesMut};
-use nebula_core::address::HostPort;
 
 use crate::connection::Connection;
 use crate::error::{Broken, UpstreamError};
 use crate::filter::Incoming;
 use crate::framing::{Decoded, Framing};
-use crate::pool::Pool;
+use crate::pool::Lane;
 use crate::relay::RelayBody;
 
 /// An answer: its head, and its body while it comes. Dropped before the body's end, it resets the connection and so
@@ -22,33 +21,34 @@ use crate::relay::RelayBody;
 pub struct Upstream {
     /// The status.
     pub status: StatusCode,
-    /// The headers as they came: see [`crate::forward_response_headers`].
+    /// The headers that a client gets: none that ends at this hop, no `content-length`, which the body says itself, and
+    /// no `x-nebula-*`, which a runtime could forge.
     pub headers: HeaderMap,
+    /// What [`crate::PROXY_ERROR`] says.
+    pub proxy_error: Option<HeaderValue>,
+    pub(crate) incoming: Incoming,
     /// What an answer to HEAD says of the body that it does not have.
     pub(crate) size_of_head: Option<BodySize>,
     pub(crate) body: Body,
+}
+
+impl Incoming {
+    /// By the headers of an answer. A stream of events that is compressed cannot be read.
+    pub(crate) fn of(headers: &HeaderMap) -> Self {
+        if headers.get(CONTENT_ENCODING).is_some_and(|coding| coding.as_bytes() != b"identity") {
+            return Self::Opaque;
+        }
+        let kind = headers.get(CONTENT_TYPE).map(|value| value.as_bytes()).unwrap_or_default();
+        let kind = kind.split(|byte| *byte == b';').next().unwrap_or_default();
+        if kind.trim_ascii().eq_ignore_ascii_case(b"text/event-stream") { Self::Events } else { Self::Other }
+    }
 }
 
 impl Upstream {
     /// What the body is.
     #[must_use]
     pub fn incoming(&self) -> Incoming {
-        if self.headers.get(CONTENT_ENCODING).is_some_and(|coding| coding.as_bytes() != b"identity") {
-            return Incoming::Opaque;
-        }
-        let kind = self.headers.get(CONTENT_TYPE).map(|value| value.as_bytes()).unwrap_or_default();
-        let kind = kind.split(|byte| *byte == b';').next().unwrap_or_default();
-        if kind.trim_ascii().eq_ignore_ascii_case(b"text/event-stream") {
-            Incoming::Events
-        } else {
-            Incoming::Other
-        }
-    }
-
-    /// Whether the body is a stream of server-sent events that can be read: one that is compressed cannot.
-    #[must_use]
-    pub fn is_event_stream(&self) -> bool {
-        self.incoming() == Incoming::Events
+        self.incoming
     }
 
     /// The whole body, at most `limit` bytes of it.
@@ -93,20 +93,14 @@ pub(crate) struct Body {
     /// Nothing once the body is whole.
     connection: Option<Connection>,
     framing: Framing,
-    address: HostPort,
     /// Where the connection goes after the body, if it can be used again.
-    pool: Option<Rc<Pool>>,
+    lane: Option<Rc<Lane>>,
 }
 
 impl Body {
-    pub(crate) fn new(
-        connection: Connection,
-        framing: Framing,
-        address: HostPort,
-        pool: Option<Rc<Pool>>,
-    ) -> Self {
+    pub(crate) fn new(connection: Connection, framing: Framing, lane: Option<Rc<Lane>>) -> Self {
         let whole = framing == Framing::Length(0);
-        let mut body = Self { connection: Some(connection), framing, address, pool };
+        let mut body = Self { connection: Some(connection), framing, lane };
         if whole {
             body.finish();
         }
@@ -151,8 +145,8 @@ impl Body {
 
     fn finish(&mut self) {
         let Some(connection) = self.connection.take() else { return };
-        match self.pool.take() {
-            Some(pool) if connection.buffer.is_empty() => pool.put(&self.address, connection),
+        match self.lane.take() {
+            Some(lane) if connection.buffer.is_empty() => lane.put(connection),
             _ => connection.close(),
         }
     }

@@ -5,8 +5,12 @@
 mod front;
 #[path = "support/net.rs"]
 mod net;
+#[path = "exchange/shaped.rs"]
+mod shaped;
+#[path = "exchange/slow.rs"]
+mod slow;
 
-use front::Front;
+use front::{Front, Shape};
 use net::{CANCELLED, Caller, Peer, Script};
 use tokio::sync::mpsc;
 
@@ -46,19 +50,31 @@ async fn always(mut peer: Peer, answer: String) {
     }
 }
 
-/// What a client gets from a stream that the upstream ends by closing after these bytes.
+/// What a client gets from an answer that the upstream ends by closing after these bytes.
 async fn relayed(pieces: &'static [&'static str]) -> String {
-    let script = Script::start(move |mut peer| async move {
-        peer.request().await;
-        for piece in pieces {
-            peer.send(piece).await;
+    answered(|body| body, pieces.iter().copied()).await
+}
+
+/// The same with a body that this is done to.
+async fn relayed_by<const N: usize>(shape: Shape, pieces: [&'static str; N]) -> String {
+    answered(shape, pieces).await
+}
+
+async fn answered(shape: Shape, pieces: impl IntoIterator<Item = &'static str> + Clone + 'static) -> String {
+    let script = Script::start(move |mut peer| {
+        let pieces = pieces.clone();
+        async move {
+            peer.request().await;
+            for piece in pieces {
+                peer.send(piece).await;
+            }
         }
     })
     .await;
-    let front = Front::before(script.address).await;
+    let front = Front::shaping(script.address, shape).await;
     let mut caller = Caller::connect(front.address).await;
     caller.send(POST).await;
-    let answer = caller.until("0\r\n\r\n").await;
+    let answer = caller.answer().await;
     front.stop().await;
     answer
 }

@@ -27,8 +27,6 @@ use crate::domain::event::{Line, Origin};
 use crate::domain::key::{ApiKey, KeyTable, NewKey, OVERLAP_MAX};
 
 pub mod machine;
-#[cfg(test)]
-mod tests;
 
 /// Where the keys' actor is in the tree.
 pub const PATH: &str = "/keys";

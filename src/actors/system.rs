@@ -90,10 +90,9 @@ pub struct System {
 /// Who supervises whom.
 #[derive(Clone)]
 pub struct Supervisors {
-    /// The supervisors below, each on its own.
+    /// The supervisors below, the keys and the usage, each on its own.
     pub root: Family,
-    /// The registry, the scheduler, the router and the catalog: each derives from those before it. Then the keys and
-    /// the usage, which derive from nobody.
+    /// The registry, the scheduler, the router and the catalog: each derives from those before it.
     pub core: Family,
     /// The sessions, each on its own.
     pub sessions: Family,
@@ -212,16 +211,17 @@ impl System {
         let store_cell = system.tree.plant("/store", "store");
         store_cell.publish(Arc::new(StoreStatus(system.store.clone())));
         store_cell.set_life(Life::Running);
-        let core: [ChildSpec; 6] = [
+        let core: [ChildSpec; 4] = [
             super::registry::spec(system.clone(), timing, gateway_domain),
             super::scheduler::spec(system.clone()),
             super::router::spec(system.clone()),
             super::catalog::spec(system.clone()),
-            super::keys::spec(system.clone()),
-            super::usage::spec(system.clone()),
         ];
         for child in core {
             system.supervisors.core.start(child).await?;
+        }
+        for child in [super::keys::spec(system.clone()), super::usage::spec(system.clone())] {
+            system.supervisors.root.start(child).await?;
         }
         // With its status the router has published its table.
         let mut published = system.tree.plant(super::router::PATH, "router").watch();

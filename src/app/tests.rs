@@ -1,6 +1,7 @@
 //! The actor system on the real store, with agents that are fakes.
 
 mod falls;
+mod keys;
 mod poisoned;
 mod stuck;
 mod world;

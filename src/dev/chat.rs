@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use actix_web::body::MessageBody;
 use actix_web::http::Method;
-use actix_web::http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use actix_web::http::header::{CONTENT_TYPE, HeaderValue};
 use bytes::Bytes;
 use nebula_core::address::HostPort;
 use nebula_core::clock::{Clock, Tick};
 use nebula_core::exit::{Exit, Fatal};
-use nebula_relay::{Call, CallBody, Client};
+use nebula_relay::{Call, CallBody, Client, RequestHead};
 use serde_json::{Value, json};
 
 /// How long the model may take to its first token, and between two.
@@ -41,14 +41,12 @@ pub(super) async fn stream(
         "max_tokens": TOKENS,
         "messages": [{"role": "user", "content": prompt}],
     });
-    let mut headers = HeaderMap::new();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     let address: HostPort = gateway.to_string().parse().map_err(|_| failed("the gateway has no address"))?;
+    let path = format!("{prefix}/chat/completions");
+    let head = RequestHead::new(&Method::POST, &path, None);
     let call = Call {
-        method: Method::POST,
-        address,
-        path_and_query: format!("{prefix}/chat/completions"),
-        headers,
+        address: &address,
+        head: head.header(&CONTENT_TYPE, &HeaderValue::from_static("application/json")),
         body: CallBody::Bytes(Bytes::from(body.to_string())),
         first_byte_timeout: ANSWER_TIMEOUT,
     };

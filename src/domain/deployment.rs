@@ -318,6 +318,16 @@ impl Phase {
 }
 
 impl Deployment {
+    /// The name under which the runtime serves the model: the deployment's, as each runtime is told, but for Ollama,
+    /// whose models keep the name under which they were pulled.
+    #[must_use]
+    pub fn served_name(&self) -> &str {
+        match (&self.spec.source, self.spec.runtime) {
+            (Some(ModelSource::Ollama { tag }), RuntimeKind::Ollama) => tag,
+            _ => &self.name,
+        }
+    }
+
     /// Whether a node that says it has this replica may have it: the replica has its place there, or is to get one.
     /// After an older copy of the store was put back, nodes may run a replica that was given another place since.
     #[must_use]

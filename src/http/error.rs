@@ -148,8 +148,9 @@ impl OpenAiError {
                                    \"Authorization: Bearer …\". The model may also not exist."
                 .to_owned(),
             Self::BadCredential => {
-                "The credential is wrong, expired or revoked, and this model needs one. The \
-                                    model may also not exist."
+                // Clients recognise the first words.
+                "Incorrect API key provided: it is wrong, expired or revoked, and this model needs one. The model \
+                 may also not exist."
                     .to_owned()
             }
             Self::NoSuchModel(model) => {

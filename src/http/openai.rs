@@ -24,8 +24,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_web::http::Method;
 use actix_web::http::header::{ACCESS_CONTROL_REQUEST_METHOD, ALLOW, HeaderValue};
+use actix_web::http::{ConnectionType, Method, Version};
 use actix_web::{HttpRequest, HttpResponse, web};
 use arc_swap::ArcSwap;
 use nebula_core::clock::Clock;
@@ -156,6 +156,11 @@ async fn serve(worker: Rc<Worker>, request: HttpRequest, payload: web::Payload) 
     if let Some(permit) = entry.permit() {
         ratelimit::tell(&permit.standing(worker.ledger.clock.now()), headers);
     }
+    if request.version() < Version::HTTP_11 {
+        // Such clients know no chunks: the end of the connection ends the body.
+        response.head_mut().no_chunking(true);
+        response.head_mut().set_connection_type(ConnectionType::Close);
+    }
     let status = response.status().as_u16();
     response.map_body(|_, body| entry.over(status, body))
 }
@@ -196,7 +201,8 @@ async fn ask(
     surface: Surface,
     entry: &mut Entry,
 ) -> Result<HttpResponse, OpenAiError> {
-    let body = body::read(request, payload, worker.gateway.limits.max_body_bytes).await?;
+    let limits = &worker.gateway.limits;
+    let body = body::read(request, payload, limits.max_body_bytes, &worker.ledger.clock).await?;
     let scan: Scan =
         if surface.takes_form() { form::scan(request.headers(), &body)? } else { scan::scan(&body)? };
     entry.read(body.len(), scan.streams, scan.prompt_estimate);

@@ -8,6 +8,7 @@ import pytest
 from cluster import call
 from processes import wait_until
 from serving import serving
+from settings import sized
 from wire import CHAT, Line, Recorder, answer, ask, chunked, post, script
 
 NAME = "rec"
@@ -21,7 +22,7 @@ HEAD_SECONDS, BODY_SECONDS = 12, 45
 CANCEL_SECONDS = 0.25
 # A busy machine may be late now and then, but not each time.
 TRIES = 4
-READERS = 200
+READERS = sized(50, 200)
 READER_MEMORY = 400 * 1024
 MARK = b"smuggled"
 

@@ -25,7 +25,7 @@ fn hear(surface: Surface, members: &str, said: &[&str]) -> (String, Value, Resul
     let told = events(&out);
     let choices = || told.iter().filter_map(|event| event.get("choices")?.get(0));
     let text = choices().filter_map(|choice| choice["delta"]["content"].as_str().or(choice["text"].as_str()));
-    let reason = choices().last().map(|choice| choice["finish_reason"].clone()).unwrap_or_default();
+    let reason = choices().next_back().map(|choice| choice["finish_reason"].clone()).unwrap_or_default();
     (text.collect(), reason, end, tally)
 }
 

@@ -54,7 +54,7 @@ impl<'a> Iterator for Events<'a> {
                 name = name.or(Some(value.trim_ascii()));
             }
         }
-        (start < self.at).then(|| Event { at: start..self.at, name, data, is_whole: false })
+        (start < self.at).then_some(Event { at: start..self.at, name, data, is_whole: false })
     }
 }
 

@@ -17,7 +17,7 @@ pub const CANCELLED: Duration = Duration::from_millis(250);
 
 /// One accepted connection of the scripted upstream.
 pub struct Peer {
-    stream: TcpStream,
+    pub stream: TcpStream,
     read: Vec<u8>,
 }
 
@@ -82,7 +82,7 @@ impl Script {
 
 /// A client's connection to the front server.
 pub struct Caller {
-    stream: TcpStream,
+    pub stream: TcpStream,
     read: Vec<u8>,
 }
 
@@ -101,6 +101,24 @@ impl Caller {
             assert!(self.fill().await, "ended with {:?}", String::from_utf8_lossy(&self.read));
         }
         String::from_utf8(std::mem::take(&mut self.read)).expect("a text")
+    }
+
+    /// Reads one answer, whose body is chunked or has a length.
+    pub async fn answer(&mut self) -> String {
+        loop {
+            let text = String::from_utf8_lossy(&self.read);
+            if let Some((head, body)) = text.split_once("\r\n\r\n") {
+                let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+                let whole = match length {
+                    Some(length) => body.len() >= length.parse::<usize>().expect("a number"),
+                    None => body.ends_with("0\r\n\r\n"),
+                };
+                if whole {
+                    return String::from_utf8(std::mem::take(&mut self.read)).expect("a text");
+                }
+            }
+            assert!(self.fill().await, "ended with {:?}", String::from_utf8_lossy(&self.read));
+        }
     }
 
     /// Reads until the server closes.

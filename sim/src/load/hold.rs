@@ -5,12 +5,13 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use nebula_core::clock::Clock;
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use super::answer::Answer;
 use super::args::Args;
 use super::connection::{Ask, Connection};
 use super::failure::Failure;
@@ -53,16 +54,16 @@ impl Holding {
             let (told, server, limit) = (told.clone(), args.url.server().clone(), args.timeout);
             tasks.spawn_local(async move {
                 let place = opening.acquire().await;
-                let stream = match kind {
+                let opened = match kind {
                     Kind::Idle => idle(Connection::new(&server, Clock::start(), limit), &request).await,
                     Kind::Stream => open_stream((server.host(), server.port()), &request, limit).await,
                 };
                 drop(place);
-                let result = stream.as_ref().map(|_| ()).map_err(|failure| *failure);
+                let result = opened.as_ref().map(|_| ()).map_err(|failure| *failure);
                 // Nobody listens only when the run is over.
                 let _ = told.send(result).await;
-                if let Ok(stream) = stream {
-                    drain(stream).await;
+                if let Ok(opened) = opened {
+                    opened.last().await;
                     held.borrow_mut().lost += 1;
                 }
             });
@@ -84,35 +85,53 @@ impl Holding {
     }
 }
 
+/// A connection that is to stay as it is.
+struct Opened {
+    stream: TcpStream,
+    /// The answer that is to go on; none: the connection is idle.
+    answer: Option<Answer>,
+}
+
+impl Opened {
+    /// Reads until the server ends the connection or the answer.
+    async fn last(mut self) {
+        let mut buffer = vec![0; READ_BYTES];
+        while let Ok(read) = self.stream.read(&mut buffer).await {
+            let bytes = buffer.get(..read).unwrap_or_default();
+            let goes_on = match &mut self.answer {
+                Some(answer) => answer.feed(bytes, |_, _| Ok(())) == Ok(false),
+                None => true,
+            };
+            if read == 0 || !goes_on {
+                return;
+            }
+        }
+    }
+}
+
 /// A connection after one answer.
-async fn idle(mut connection: Connection<'_>, request: &[u8]) -> Result<TcpStream, Failure> {
+async fn idle(mut connection: Connection<'_>, request: &[u8]) -> Result<Opened, Failure> {
     connection.ask(Ask { request, stream: false, due: Duration::ZERO }).await?;
-    connection.into_stream().ok_or(Failure::Closed)
+    let stream = connection.into_stream().ok_or(Failure::Closed)?;
+    Ok(Opened { stream, answer: None })
 }
 
 /// A connection on which the first bytes of a stream have come.
-async fn open_stream(server: (&str, u16), request: &[u8], limit: Duration) -> Result<TcpStream, Failure> {
-    use tokio::io::AsyncWriteExt as _;
+async fn open_stream(server: (&str, u16), request: &[u8], limit: Duration) -> Result<Opened, Failure> {
     let opening = async {
         let mut stream = TcpStream::connect(server).await.map_err(|_| Failure::Connect)?;
         stream.write_all(request).await.map_err(|_| Failure::Closed)?;
-        let mut head = [0; READ_BYTES];
-        let read = stream.read(&mut head).await.map_err(|_| Failure::Closed)?;
-        match head.get(..read).and_then(|head| head.strip_prefix(b"HTTP/1.1 ")) {
-            None if read == 0 => Err(Failure::Closed),
-            None => Err(Failure::Malformed),
-            Some(rest) if rest.starts_with(b"200") => Ok(stream),
-            Some(rest) => {
-                let digits = rest.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
-                Err(Failure::Status(digits.and_then(|digits| digits.parse().ok()).unwrap_or_default()))
-            }
+        let (mut buffer, mut answer) = (vec![0; READ_BYTES], Answer::new());
+        while answer.status == 0 {
+            let read = stream.read(&mut buffer).await.map_err(|_| Failure::Closed)?;
+            let bytes = buffer.get(..read).filter(|bytes| !bytes.is_empty()).ok_or(Failure::Closed)?;
+            answer.feed(bytes, |_, _| Ok(()))?;
+        }
+        match (answer.status, answer.events) {
+            (200, true) => Ok(Opened { stream, answer: Some(answer) }),
+            (200, false) => Err(Failure::Body),
+            (status, _) => Err(Failure::Status(status)),
         }
     };
     timeout(limit, opening).await.unwrap_or(Err(Failure::Timeout))
-}
-
-/// Reads until the server ends the connection.
-async fn drain(mut stream: TcpStream) {
-    let mut buffer = vec![0; READ_BYTES];
-    while matches!(stream.read(&mut buffer).await, Ok(read) if read > 0) {}
 }

@@ -106,12 +106,15 @@ pub(crate) fn count_tokens(text: &str) -> u64 {
     if !text.is_ascii() {
         return text.split_whitespace().count() as u64;
     }
-    // Prompts may be long, and this takes many bytes at once.
-    let space = |byte: u8| byte == b' ' || (9..=13).contains(&byte);
-    let bytes = text.as_bytes();
-    let begins = bytes.iter().zip(bytes.iter().skip(1)).filter(|(one, next)| space(**one) && !space(**next));
+    // Prompts may be long. Without branches, and summed in bytes, many are counted at once.
+    const TOGETHER: usize = 128;
+    let space = |byte: u8| (byte == b' ') | (byte.wrapping_sub(9) < 5);
+    let begins = |(one, next): (&u8, &u8)| u8::from(space(*one) & !space(*next));
+    let (bytes, after) = (text.as_bytes(), text.as_bytes().get(1..).unwrap_or_default());
+    let parts = bytes.chunks(TOGETHER).zip(after.chunks(TOGETHER));
+    let sums = parts.map(|(one, next)| u64::from(one.iter().zip(next).map(begins).sum::<u8>()));
     let first = bytes.first().is_some_and(|byte| !space(*byte));
-    begins.count() as u64 + u64::from(first)
+    sums.sum::<u64>() + u64::from(first)
 }
 
 /// How much of the user's words is quoted, in characters.

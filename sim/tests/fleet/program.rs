@@ -73,7 +73,10 @@ fn status_of(heard: &Heard, node: &str) -> Vec<String> {
 #[tokio::test]
 async fn agents_register_beat_and_end_in_order() {
     let (platform, address) = Platform::start().await;
-    let child = fleet(address, "--nodes 30 --gpus 2 --agents-per-connection 7 --deregister --every-second");
+    let child = fleet(
+        address,
+        "--nodes 30 --gpus 2 --agents-per-connection 7 --proxy-port 7777 --deregister --every-second",
+    );
     until("each has reported twice", &platform, |heard| heard.beats >= 90 && heard.heartbeats.len() == 30)
         .await;
     signal(&child, "INT").await;
@@ -82,6 +85,7 @@ async fn agents_register_beat_and_end_in_order() {
     let heard = platform.heard();
     assert_eq!((heard.registered.len(), heard.registrations, heard.deregistered.len()), (30, 30, 30));
     let one = &heard.registered["sim-00007"];
+    assert_eq!(one.proxy_port, 7777);
     assert_eq!(one.capabilities.as_ref().map(|capabilities| capabilities.gpus.len()), Some(2));
     let addresses: std::collections::BTreeSet<&String> =
         heard.registered.values().map(|one| &one.agent_address).collect();

@@ -16,6 +16,8 @@ pub struct RouteSpec {
     pub deployment_id: DeploymentId,
     /// The public model name.
     pub name: String,
+    /// The name under which the runtime serves the model.
+    pub served_name: String,
     /// The engine.
     pub runtime: RuntimeKind,
     /// Callers need no credential.
@@ -59,6 +61,7 @@ impl RouteSpec {
         Self {
             deployment_id: dep.id,
             name: dep.name.clone(),
+            served_name: dep.served_name().to_owned(),
             runtime: dep.spec.runtime,
             public: dep.spec.public,
             token: dep.token,

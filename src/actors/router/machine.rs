@@ -90,7 +90,7 @@ fn route(spec: &RouteSpec, old: Option<&Route>) -> Route {
     Route {
         deployment_id: spec.deployment_id,
         name: spec.name.clone(),
-        served_name: spec.name.clone(),
+        served_name: spec.served_name.clone(),
         runtime: spec.runtime,
         access: if spec.public { Access::Public } else { Access::Token(vec![spec.token]) },
         gateway_token: spec.gateway_token.clone(),
@@ -130,6 +130,7 @@ mod tests {
         RouteSpec {
             deployment_id: DeploymentId::from_bytes([name.len() as u8; 16]),
             name: name.to_owned(),
+            served_name: name.to_owned(),
             runtime: RuntimeKind::Sim,
             public: false,
             token: TokenHash::of("nbtok_x"),

@@ -6,7 +6,7 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use nebula_core::ids::DeploymentId;
+use nebula_core::ids::{DeploymentId, KeyId};
 use tokio::time::sleep;
 
 use super::world::{DEADLINE, DEPLOYMENTS, World};
@@ -16,9 +16,10 @@ use crate::actors::registry::{self, Change};
 use crate::actors::route::machine::Outcome;
 use crate::actors::route::{self, Ended};
 use crate::actors::tree::{Kind, Life};
-use crate::actors::{catalog, deployment, router, scheduler, session};
+use crate::actors::{catalog, deployment, keys, router, scheduler, session, usage};
 use crate::domain::error::ErrorClass;
 use crate::domain::event::Origin;
+use crate::domain::key::{KeyLimits, NewKey};
 use crate::domain::node::Scheduling;
 use crate::ports::Store;
 
@@ -98,6 +99,33 @@ impl Load<'_> {
         self.world.noted(&path, delete).await.is_some()
     }
 
+    /// An operator makes keys and revokes them.
+    async fn keys(&self) {
+        let system = &self.world.system;
+        for n in 0.. {
+            if self.stop.get() {
+                return;
+            }
+            let name = format!("key {n}");
+            let wanted = NewKey { name, models: None, expires_at: None, limits: KeyLimits::default() };
+            let made = system.create_key(wanted, Origin::nebulad());
+            if let Some((key, secret)) = self.world.noted(keys::PATH, made).await {
+                let found = system.keys().find(&secret.hash(), key.created_at).map(|live| live.key.id);
+                assert_eq!(found, Some(key.id), "what was answered is known");
+                assert!(self.stores(key.id).await, "what was answered is durable");
+                if self.world.noted(keys::PATH, system.revoke_key(key.id, Origin::nebulad())).await.is_some()
+                {
+                    assert!(!self.stores(key.id).await, "what was answered is durable");
+                }
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    async fn stores(&self, id: KeyId) -> bool {
+        self.world.store.keys().await.expect("read").iter().any(|key| key.id == id)
+    }
+
     /// The gateway tells how requests ended.
     async fn outcomes(&self) {
         while !self.stop.get() {
@@ -119,6 +147,7 @@ impl Load<'_> {
             self.scale(victim, of_victim),
             self.scale(neighbour, of_neighbour),
             self.create(),
+            self.keys(),
             self.outcomes(),
         );
     }
@@ -136,6 +165,12 @@ impl Load<'_> {
             || Change::Schedule("n3".parse().expect("an id"), Scheduling::Schedulable, Origin::nebulad());
         while !matches!(self.world.system.registry.ask(registry::PATH, change()).await, Ok(Ok(_))) {
             assert!(in_time(), "the node is not schedulable");
+        }
+        let left: Vec<KeyId> = self.world.system.keys().iter().map(|live| live.key.id).collect();
+        for id in left {
+            while self.world.system.revoke_key(id, Origin::nebulad()).await.is_err() {
+                assert!(in_time(), "the key is not revoked");
+            }
         }
         for id in self.made.take() {
             let name = id.to_string();
@@ -292,6 +327,10 @@ falls! {
     the_router_falls_in_a_timer: at(router::PATH), Timer;
     the_catalog_falls_over_a_message: at(catalog::PATH), Message;
     the_catalog_falls_in_a_future: at(catalog::PATH), Future;
+    the_keys_fall_over_a_message: at(keys::PATH), Message;
+    the_keys_fall_in_a_future: at(keys::PATH), Future;
+    the_usage_falls_in_a_timer: at(usage::PATH), Timer;
+    the_usage_falls_in_a_future: at(usage::PATH), Future;
     a_session_falls_over_a_message: at("/registry/sessions/n1"), Message;
     a_session_falls_in_a_future: at("/registry/sessions/n1"), Future;
     a_deployment_falls_over_a_message: victim, Message;

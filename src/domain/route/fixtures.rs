@@ -35,7 +35,7 @@ pub(super) fn balanced(balance: Balance, numbers: impl IntoIterator<Item = u16>)
     let endpoints = numbers.into_iter().map(|number| {
         let mut id = [0; 16];
         id[..2].copy_from_slice(&number.to_be_bytes());
-        endpoint(ReplicaId::from_bytes(id), number)
+        endpoint(ReplicaId::from_bytes(id), number.max(1))
     });
     Route { balance, ..route("m", Access::Public, endpoints.collect()) }
 }

@@ -3,17 +3,15 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{
-    CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
+    CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER,
 };
-use actix_web::{HttpResponse, HttpResponseBuilder};
 use bytes::Bytes;
 use nebula_core::clock::Clock;
 use nebula_dialect::{Adapter, Answer, Passing, Told, Whole};
-use nebula_relay::{
-    Broken, End, Filter, Incoming, PROXY_ERROR, Unfinished, Upstream, forward_response_headers,
-};
+use nebula_relay::{Broken, End, Filter, Incoming, Unfinished, Upstream};
 
 use crate::domain::route::{InflightGuard, Route};
 use crate::http::error::{NOT_READY_RETRY_SECS, OpenAiError, error_body};
@@ -63,7 +61,7 @@ pub(crate) async fn answer(
         return good(upstream, answering).await;
     }
     answering.attempt.ended(answering.kind);
-    if upstream.headers.contains_key(PROXY_ERROR) {
+    if upstream.proxy_error.is_some() {
         return Err(proxy_error(status, answering.route));
     }
     if status.is_client_error() || status.is_server_error() {
@@ -98,30 +96,30 @@ fn proxy_error(status: StatusCode, route: &Route) -> OpenAiError {
 
 /// An answer that is read to its end and told in other words.
 async fn translated(
-    upstream: Upstream,
+    mut upstream: Upstream,
     whole: &dyn Whole,
     facts: &Facts,
     clock: &Clock,
     idle_timeout: Duration,
 ) -> Result<HttpResponse, OpenAiError> {
     facts.byte_came(clock);
-    let mut response = builder(upstream.status, &upstream.headers);
+    let mut response = response(&mut upstream);
     let body = upstream.collect(WHOLE_MAX, idle_timeout).await.map_err(|error| match error {
         nebula_relay::UpstreamError::Timeout => OpenAiError::UpstreamTimeout,
         _ => OpenAiError::Upstream,
     })?;
     let (body, tally) = whole.translate(&body).ok_or(OpenAiError::Upstream)?;
     facts.tally.set(tally);
-    let mut response = response.body(body);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    Ok(response)
+    Ok(response.set_body(body).map_into_boxed_body())
 }
 
 /// An answer that passes while it comes.
-fn relayed(upstream: Upstream, answering: Answering<'_>) -> HttpResponse {
+fn relayed(mut upstream: Upstream, answering: Answering<'_>) -> HttpResponse {
     let Answering { worker, route, wanted, place, attempt, facts, .. } = answering;
     let limits = &worker.gateway.limits;
-    let mut response = builder(upstream.status, &upstream.headers);
+    let mut response = response(&mut upstream);
+    let is_stream = upstream.incoming() == Incoming::Events;
     let mut body = upstream.relay(limits.upstream_idle_timeout, broken_event);
     if let Answer::Passing(passing) = wanted {
         let (facts, clock) = (Rc::clone(&facts), worker.gateway.clock);
@@ -129,9 +127,12 @@ fn relayed(upstream: Upstream, answering: Answering<'_>) -> HttpResponse {
     }
     let body = body.line_limit(LINE_MAX).keepalive(limits.keepalive);
     if body.events_out() {
-        response.insert_header((CONTENT_TYPE, "text/event-stream"));
-        response.insert_header((CACHE_CONTROL, "no-cache"));
-        response.insert_header((ACCEL_BUFFERING, "no"));
+        let headers = response.headers_mut();
+        if !is_stream {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+        }
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        headers.insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
     }
     let (route, replica) = (route.deployment_id, place.endpoint().replica_id);
     let body = body.on_end(move |end| {
@@ -152,7 +153,7 @@ fn relayed(upstream: Upstream, answering: Answering<'_>) -> HttpResponse {
         facts.end.set(Some(end));
         drop(place);
     });
-    response.body(body)
+    response.set_body(body).map_into_boxed_body()
 }
 
 /// Lets an answer pass through its adapter and notes what the ledger wants to know of it.
@@ -193,22 +194,21 @@ fn broken_event(broken: Broken) -> Bytes {
     }
 }
 
-fn builder(status: StatusCode, headers: &HeaderMap) -> HttpResponseBuilder {
-    let mut response = HttpResponse::build(status);
-    for (name, value) in &forward_response_headers(headers) {
-        // Cross-origin access is ours to grant, and the id is ours or the client's.
-        if !name.as_str().starts_with("access-control-") && *name != REQUEST_ID {
-            response.append_header((name.clone(), value.clone()));
-        }
-    }
+/// A response with the upstream's status and, moved out of it, its headers.
+fn response(upstream: &mut Upstream) -> HttpResponse {
+    let mut headers = std::mem::take(&mut upstream.headers);
+    // Cross-origin access is ours to grant, and the id is ours or the client's.
+    headers.retain(|name, _| !name.as_str().starts_with("access-control-") && *name != REQUEST_ID);
+    let mut response = HttpResponse::new(upstream.status);
+    *response.headers_mut() = headers;
     response
 }
 
 /// An upstream's error: as it came when it has the shape that clients know, else in that shape.
-async fn error_answer(upstream: Upstream, adapter: &dyn Adapter) -> HttpResponse {
+async fn error_answer(mut upstream: Upstream, adapter: &dyn Adapter) -> HttpResponse {
     let status = upstream.status;
-    let mut response = builder(status, &upstream.headers);
-    let encoded = upstream.headers.contains_key(CONTENT_ENCODING);
+    let response = response(&mut upstream);
+    let encoded = upstream.incoming() == Incoming::Opaque;
     let body = upstream.collect(ERROR_BODY_MAX, ERROR_BODY_TIMEOUT);
     let body = tokio::time::timeout(ERROR_BODY_TIMEOUT, body).await.ok().and_then(Result::ok);
     let body = body.unwrap_or_default();
@@ -216,13 +216,13 @@ async fn error_answer(upstream: Upstream, adapter: &dyn Adapter) -> HttpResponse
     let parsed = serde_json::from_slice::<serde_json::Value>(&body).ok();
     let known = parsed.as_ref().is_some_and(|value| value.get("error").is_some_and(|e| e.is_object()));
     if told.is_none() && !encoded && known {
-        return response.body(body);
+        return response.set_body(body).map_into_boxed_body();
     }
     let ours = match &told {
         Some(told) => translated_error(told),
         None => wrapped(status, parsed.as_ref()),
     };
-    let mut response = response.body(ours);
+    let mut response = response.set_body(ours).map_into_boxed_body();
     if let Some(told) = told {
         *response.status_mut() = StatusCode::from_u16(told.status).unwrap_or(status);
         if told.retry && !response.headers().contains_key(RETRY_AFTER) {

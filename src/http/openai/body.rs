@@ -6,11 +6,14 @@ use actix_web::http::header::CONTENT_LENGTH;
 use actix_web::{HttpRequest, web};
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
+use nebula_core::clock::{Clock, Tick};
 
 use crate::http::error::OpenAiError;
 
-/// How long a client may pause within its body.
-const BODY_IDLE: Duration = Duration::from_secs(30);
+/// How long a body may take whatever its size, and the longest pause within it.
+const GRACE: Duration = Duration::from_secs(30);
+/// What comes slower than this after the grace is cut, in bytes per second.
+const RATE_MIN: u64 = 1024;
 /// Most room that is made on the word of a `content-length` alone, in bytes.
 const RESERVE_MAX: usize = 1024 * 1024;
 
@@ -19,20 +22,41 @@ pub(crate) async fn read(
     request: &HttpRequest,
     mut payload: web::Payload,
     limit: usize,
+    clock: &Clock,
 ) -> Result<Bytes, OpenAiError> {
     let declared =
         request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     if declared.is_some_and(|length: usize| length > limit) {
         return Err(OpenAiError::TooLarge(limit));
     }
+    let began = clock.now();
     let mut body = BytesMut::with_capacity(declared.unwrap_or(0).min(RESERVE_MAX));
     loop {
-        let next = tokio::time::timeout(BODY_IDLE, payload.next()).await;
+        let patience = deadline(began, body.len()).since(clock.now()).min(GRACE);
+        let next = tokio::time::timeout(patience, payload.next()).await;
         match next.map_err(|_| OpenAiError::BodyTimeout)? {
             Some(Ok(chunk)) if body.len() + chunk.len() > limit => return Err(OpenAiError::TooLarge(limit)),
             Some(Ok(chunk)) => body.extend_from_slice(&chunk),
             Some(Err(_)) => return Err(OpenAiError::InvalidJson("it broke off".to_owned())),
             None => return Ok(body.freeze()),
         }
+    }
+}
+
+/// When more must have come of a body of which so many bytes have.
+fn deadline(began: Tick, bytes: usize) -> Tick {
+    began.plus(GRACE).plus(Duration::from_secs(bytes as u64 / RATE_MIN))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_trickles_is_cut_and_what_is_only_large_is_not() {
+        let after = |bytes| deadline(Tick(0), bytes);
+        assert_eq!(after(0), Tick(30_000));
+        assert_eq!(after(100), Tick(30_000), "a byte a second does not buy another second");
+        assert_eq!(after(32 * 1024 * 1024), Tick(30_000 + 32 * 1024 * 1000));
     }
 }

@@ -3,13 +3,13 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use actix_web::http::header::{ACCEPT_ENCODING, AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
+use actix_web::http::header::{ACCEPT_ENCODING, AUTHORIZATION, HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse};
 use bytes::Bytes;
 use nebula_core::ids::ReplicaId;
 use nebula_dialect::{Asked, Outgoing, Scan, Surface, adapter};
-use nebula_relay::{Call, CallBody, PROXY_ERROR, Upstream, UpstreamError, forward_request_headers};
+use nebula_relay::{Call, CallBody, HeaderLines, RequestHead, Upstream, UpstreamError};
 
 use crate::domain::route::{Balance, Endpoint, InflightGuard, Pick, Route};
 use crate::http::error::OpenAiError;
@@ -44,7 +44,7 @@ pub(crate) async fn forward(worker: &Worker, admitted: Admitted) -> Result<HttpR
     let adapter = adapter(route.runtime);
     let Outgoing { path, body, answer: wanted } =
         adapter.outgoing(&asked(&admitted)).map_err(OpenAiError::Refused)?;
-    let headers = shared_headers(&admitted)?;
+    let lines = lines(route)?;
     let pick = Pick { random: rand::random(), affinity: affinity(&admitted) };
     let mut tried: Vec<ReplicaId> = Vec::new();
     let mut tries = Tries::default();
@@ -55,7 +55,7 @@ pub(crate) async fn forward(worker: &Worker, admitted: Admitted) -> Result<HttpR
         tried.push(replica);
         admitted.facts.tries.set(admitted.facts.tries.get() + 1);
         let others = tried.len() < route.endpoints.len();
-        let call = call(worker, &admitted, &headers, path, &body, place.endpoint());
+        let call = call(worker, &admitted, &lines, path, &body, place.endpoint())?;
         let result = worker.client.send(call).await;
         let verdict = match &result {
             Ok(upstream) => Verdict::of_answer(upstream),
@@ -120,10 +120,11 @@ fn log(route: &Route, place: &InflightGuard, result: &Result<Upstream, UpstreamE
     let (replica_id, node_id) = (&endpoint.replica_id, &endpoint.node_id);
     match result {
         Err(error) => {
+            eprintln!("DEBUGE {error:?} {}", endpoint.address);
             tracing::warn!(%deployment_id, %replica_id, %node_id, %error, "upstream call failed");
         }
         Ok(upstream) => {
-            let Some(code) = upstream.headers.get(PROXY_ERROR) else { return };
+            let Some(code) = &upstream.proxy_error else { return };
             let (status, code) = (upstream.status.as_u16(), code.to_str().unwrap_or("unreadable"));
             // The proxy does not know what we know to be there, or does not trust us: waiting cures neither.
             if [StatusCode::UNAUTHORIZED, StatusCode::NOT_FOUND].contains(&upstream.status) {
@@ -135,47 +136,32 @@ fn log(route: &Route, place: &InflightGuard, result: &Result<Upstream, UpstreamE
     }
 }
 
-/// The headers that every replica gets: the client's, without its credential, and ours.
-fn shared_headers(admitted: &Admitted) -> Result<HeaderMap, OpenAiError> {
-    let mut headers = forward_request_headers(admitted.request.headers());
-    // Streams are watched for their end, so they must be readable.
-    headers.remove(ACCEPT_ENCODING);
-    let credential = format!("Bearer {}", admitted.route.gateway_token.expose());
-    let mut credential = HeaderValue::from_str(&credential).map_err(|_| OpenAiError::Upstream)?;
-    credential.set_sensitive(true);
-    headers.insert(AUTHORIZATION, credential);
-    headers.insert(DEPLOYMENT, text(&admitted.route.deployment_id.to_string())?);
-    headers.insert(REQUEST_ID, admitted.request_id.clone());
-    Ok(headers)
+/// What every replica of a route gets.
+fn lines(route: &Route) -> Result<HeaderLines, OpenAiError> {
+    let credential = format!("Bearer {}", route.gateway_token.expose());
+    let lines = HeaderLines::default().text(&AUTHORIZATION, &credential);
+    lines
+        .and_then(|lines| lines.text(&DEPLOYMENT, &route.deployment_id.to_string()))
+        .map_err(|_| OpenAiError::Upstream)
 }
 
-fn text(value: &str) -> Result<HeaderValue, OpenAiError> {
-    HeaderValue::from_str(value).map_err(|_| OpenAiError::Upstream)
-}
-
-fn call(
+fn call<'a>(
     worker: &Worker,
     admitted: &Admitted,
-    headers: &HeaderMap,
+    lines: &HeaderLines,
     path: &str,
     body: &Bytes,
-    endpoint: &Endpoint,
-) -> Call {
-    let mut headers = headers.clone();
-    if let Ok(replica) = text(&endpoint.replica_id.to_string()) {
-        headers.insert(REPLICA, replica);
-    }
-    let mut path_and_query = path.to_owned();
-    if let Some(query) = admitted.request.uri().query() {
-        path_and_query.push('?');
-        path_and_query.push_str(query);
-    }
-    Call {
-        method: Method::POST,
-        address: endpoint.address.clone(),
-        path_and_query,
-        headers,
-        body: CallBody::Bytes(body.clone()),
-        first_byte_timeout: worker.gateway.limits.upstream_timeout,
-    }
+    endpoint: &'a Endpoint,
+) -> Result<Call<'a>, OpenAiError> {
+    let lines = lines.clone().text(&REPLICA, &endpoint.replica_id.to_string());
+    let lines = lines.map_err(|_| OpenAiError::Upstream)?;
+    // Streams are watched for their end, so they must be readable.
+    let ours = |name: &HeaderName| [ACCEPT_ENCODING, REQUEST_ID].contains(name);
+    let head = RequestHead::new(&Method::POST, path, admitted.request.uri().query())
+        .lines(&lines)
+        .header(&REQUEST_ID, &admitted.request_id)
+        .forward(admitted.request.headers(), ours);
+    let body = CallBody::Bytes(body.clone());
+    let first_byte_timeout = worker.gateway.limits.upstream_timeout;
+    Ok(Call { address: &endpoint.address, head, body, first_byte_timeout })
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use actix_web::http::StatusCode;
 use actix_web::http::header::RETRY_AFTER;
 use nebula_core::ids::{DeploymentId, ReplicaId};
-use nebula_relay::{PROXY_ERROR, Upstream, UpstreamError};
+use nebula_relay::{Upstream, UpstreamError};
 
 /// How one request to one replica went. A request counts once for each replica it was sent to, a good one when its
 /// answer has ended: else a replica that breaks every answer would have as much good said of it as bad.
@@ -99,7 +99,7 @@ impl Verdict {
     /// Of an answer's head. A 500 stands and says nothing: engines answer so to bad prompts, and a generation costs a
     /// GPU.
     pub(crate) fn of_answer(upstream: &Upstream) -> Self {
-        if let Some(code) = upstream.headers.get(PROXY_ERROR) {
+        if let Some(code) = &upstream.proxy_error {
             return Self::of_proxy(code.as_bytes());
         }
         let says_when = upstream.headers.contains_key(RETRY_AFTER);

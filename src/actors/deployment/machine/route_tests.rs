@@ -1,6 +1,7 @@
 //! What the gateway is told, and when.
 
 use nebula_core::runtime::RuntimeKind;
+use nebula_core::source::ModelSource;
 
 use super::fixtures::*;
 use super::*;
@@ -31,6 +32,7 @@ fn a_route_says_all_that_the_gateway_needs() {
     let expected = RouteSpec {
         deployment_id: deployment_id(),
         name: "demo".to_owned(),
+        served_name: "demo".to_owned(),
         runtime: RuntimeKind::Sim,
         public: false,
         token: dep.token,
@@ -41,6 +43,9 @@ fn a_route_says_all_that_the_gateway_needs() {
         endpoints: vec![endpoint(0, "a")],
     };
     assert_eq!(RouteSpec::of(&dep), expected);
+    dep.spec.runtime = RuntimeKind::Ollama;
+    dep.spec.source = Some(ModelSource::Ollama { tag: "llama3.2:1b".to_owned() });
+    assert_eq!(RouteSpec::of(&dep).served_name, "llama3.2:1b", "Ollama's models keep their names");
 }
 
 #[test]

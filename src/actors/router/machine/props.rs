@@ -45,6 +45,7 @@ fn spec(d: u8, replicas: u8, generation: u64) -> RouteSpec {
     RouteSpec {
         deployment_id: DeploymentId::from_bytes([d; 16]),
         name: format!("d{d}"),
+        served_name: format!("d{d}"),
         runtime: RuntimeKind::Sim,
         public: false,
         token: TokenHash::of(&format!("nbtok_{d}")),

@@ -25,6 +25,7 @@ fn spec(n: u8, name: &str, endpoints: Vec<EndpointSpec>) -> RouteSpec {
     RouteSpec {
         deployment_id: id(n),
         name: name.to_owned(),
+        served_name: name.to_owned(),
         runtime: RuntimeKind::Sim,
         public: false,
         token: TokenHash::of("nbtok_x"),
