@@ -273,7 +273,7 @@ async fn keys_and_usage_are_there_again_and_rows_are_read_by_block_and_by_name()
     let asked = vec![folded.id(), absent, tomorrow.id()];
     assert_eq!(store.usage_rows(asked).await.expect("read"), [folded.clone(), tomorrow]);
     store.commit(vec![Write::PutUsage(Box::new(folded.clone()))]).await.expect("repeated");
-    assert_eq!(store.usage(Some(folded.id().block())).await.expect("read"), [folded.clone()]);
+    assert_eq!(store.usage(Some(folded.id().block())).await.expect("read"), vec![folded.clone()]);
     let census = store.census().await.expect("read");
     assert_eq!((census["api_keys"], census["usage"]), (1, 4));
     let gone = vec![Write::DeleteKey(key().id), Write::DeleteUsage(Box::new(folded.id()))];

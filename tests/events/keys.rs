@@ -73,6 +73,41 @@ async fn a_key_lives_from_its_creation_to_its_revocation() {
     nebulad.stop().await;
 }
 
+/// What the gateway answers to who shows this credential for the model `demo`.
+async fn asked(nebulad: &Nebulad, credential: &str) -> (u16, Value) {
+    let url = format!("http://{}/v1/chat/completions", nebulad.app().http_addr);
+    let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+    let body = json!({"model": "demo", "messages": []});
+    let answer = client.post(url).bearer_auth(credential).json(&body).send().await.expect("an answer");
+    let status = answer.status().as_u16();
+    (status, answer.json::<Value>().await.expect("JSON")["error"]["code"].clone())
+}
+
+#[actix_rt::test]
+async fn the_gateway_knows_a_key_from_the_moment_it_is_made_to_the_one_it_is_revoked() {
+    let nebulad = Nebulad::start().await;
+    nebulad.create("demo").await;
+    nebulad.until(|app| app.system.routes.load().get("demo").is_some()).await;
+    let (may, forbidden, unknown) =
+        ((503, json!("model_not_ready")), (404, json!("model_not_found")), (401, json!("invalid_api_key")));
+    let (_, other) = made(&nebulad, &json!({"name": "other", "models": ["other"]})).await;
+    assert_eq!(asked(&nebulad, &other).await, forbidden);
+    let (id, first) = made(&nebulad, &json!({"name": "ci", "models": ["demo"]})).await;
+    assert_eq!(asked(&nebulad, &first).await, may);
+    let rotate = |overlap: &str| {
+        let (path, body) = (format!("{KEYS}/{id}/rotate"), json!({"overlap": overlap}));
+        let nebulad = &nebulad;
+        async move { nebulad.post(&path, &body).await.body["key"].as_str().expect("a secret").to_owned() }
+    };
+    let second = rotate("1h").await;
+    assert_eq!((asked(&nebulad, &first).await, asked(&nebulad, &second).await), (may.clone(), may.clone()));
+    let third = rotate("0").await;
+    assert_eq!((asked(&nebulad, &second).await, asked(&nebulad, &third).await), (unknown.clone(), may));
+    assert_eq!(nebulad.delete(&format!("{KEYS}/{id}")).await.status, 204);
+    assert_eq!(asked(&nebulad, &third).await, unknown);
+    nebulad.stop().await;
+}
+
 #[actix_rt::test]
 async fn keys_are_listed_in_pages() {
     let nebulad = Nebulad::start().await;

@@ -26,9 +26,9 @@ const EVENTS: [&str; 3] = [
     "data: [DONE]\n\n",
 ];
 
-/// How many requests a long test sends.
+/// How many requests each long test sends, for each policy.
 fn requests() -> usize {
-    if std::env::var("NEBULA_FULL").is_ok_and(|full| full == "1") { 10_000 } else { 2_000 }
+    if std::env::var("NEBULA_FULL").is_ok_and(|full| full == "1") { 10_000 } else { 1_000 }
 }
 
 /// What a replica does with a connection that has nothing to do.
@@ -95,9 +95,12 @@ impl Replica {
 /// Answers the requests of one connection.
 async fn serve(mut stream: TcpStream, idle: Idle, served: Rc<Cell<usize>>, mut end: watch::Receiver<End>) {
     stream.set_nodelay(true).expect("a socket");
-    let mut read = Vec::new();
+    let (mut read, mut is_new) = (Vec::new(), true);
     loop {
-        let patience = if let Idle::ClosesAfter(after) = idle { after } else { DEADLINE };
+        let patience = match idle {
+            Idle::ClosesAfter(after) if !is_new => after,
+            _ => DEADLINE,
+        };
         tokio::select! {
             whole = tokio::time::timeout(patience, whole_request(&mut stream, &mut read)) => {
                 if !whole.unwrap_or(false) { return }
@@ -113,6 +116,7 @@ async fn serve(mut stream: TcpStream, idle: Idle, served: Rc<Cell<usize>>, mut e
         served.set(served.get() + 1);
         let streams = read.windows(15).any(|part| part == b"\"stream\":  true");
         read.clear();
+        is_new = false;
         if answer(&mut stream, streams).await.is_err() || matches!(idle, Idle::Closes) {
             return;
         }

@@ -10,6 +10,7 @@ use actix_web::http::header::{
 };
 use bytes::Bytes;
 use nebula_core::clock::Clock;
+use nebula_dialect::words::presentable;
 use nebula_dialect::{Adapter, Answer, Passing, Told, Whole};
 use nebula_relay::{Broken, End, Filter, Incoming, Unfinished, Upstream};
 
@@ -29,8 +30,6 @@ const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(10);
 const WHOLE_MAX: usize = 64 * 1024 * 1024;
 /// Longest line of an event stream, in bytes.
 const LINE_MAX: usize = 16 * 1024 * 1024;
-/// Longest piece of an upstream's own text in an error of ours, in characters.
-const TEXT_MAX: usize = 500;
 
 /// Tells proxies such as nginx to pass events at once.
 const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
@@ -235,21 +234,13 @@ async fn error_answer(mut upstream: Upstream, adapter: &dyn Adapter) -> HttpResp
 }
 
 fn translated_error(told: &Told) -> Bytes {
-    let message = Some(told.message.as_str()).filter(|text| is_presentable(text));
-    let message: String = match message {
-        Some(text) => text.chars().take(TEXT_MAX).collect(),
-        None => format!("The model's runtime answered with status {}.", told.status),
-    };
+    let message = presentable(&told.message).unwrap_or_else(|| answered_with(told.status));
     error_body(&message, told.kind, told.param, Some(told.code))
 }
 
 fn wrapped(status: StatusCode, body: Option<&serde_json::Value>) -> Bytes {
-    let text = ["error", "message", "detail"]
-        .iter()
-        .find_map(|key| body?.get(key)?.as_str())
-        .filter(|text| is_presentable(text))
-        .map(|text| text.chars().take(TEXT_MAX).collect())
-        .unwrap_or_else(|| format!("The model's runtime answered with status {}.", status.as_u16()));
+    let text = ["error", "message", "detail"].iter().find_map(|key| body?.get(key)?.as_str());
+    let text = text.and_then(presentable).unwrap_or_else(|| answered_with(status.as_u16()));
     let (kind, code) = match status {
         StatusCode::TOO_MANY_REQUESTS => ("rate_limit_error", "rate_limit_exceeded"),
         status if status.is_server_error() => ("server_error", "upstream_error"),
@@ -258,32 +249,13 @@ fn wrapped(status: StatusCode, body: Option<&serde_json::Value>) -> Bytes {
     error_body(&text, kind, None, Some(code))
 }
 
-/// Whether a runtime's own words hold nothing that looks like an address.
-fn is_presentable(text: &str) -> bool {
-    let looks_like_an_address = |word: &str| {
-        let word = word.trim_matches(|c: char| !c.is_ascii_alphanumeric());
-        let host = word.split_once(':').map_or(word, |(host, _)| host);
-        host == "localhost" || host.parse::<std::net::Ipv4Addr>().is_ok()
-    };
-    !text.contains("://")
-        && !text
-            .split(|c: char| c.is_whitespace() || matches!(c, '(' | ')' | '\'' | '"' | ',' | '='))
-            .any(looks_like_an_address)
+fn answered_with(status: u16) -> String {
+    format!("The model's runtime answered with status {status}.")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn addresses_are_not_passed_on() {
-        for text in
-            ["GET http://10.0.0.1/x failed", "connect to 127.0.0.1:30001: refused", "host='localhost'"]
-        {
-            assert!(!is_presentable(text), "{text}");
-        }
-        assert!(is_presentable("version 1.2.3 of the model: too long (max. 4096 tokens)"));
-    }
 
     #[test]
     fn a_foreign_error_is_put_into_the_known_shape() {

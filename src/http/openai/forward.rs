@@ -120,7 +120,6 @@ fn log(route: &Route, place: &InflightGuard, result: &Result<Upstream, UpstreamE
     let (replica_id, node_id) = (&endpoint.replica_id, &endpoint.node_id);
     match result {
         Err(error) => {
-            eprintln!("DEBUGE {error:?} {}", endpoint.address);
             tracing::warn!(%deployment_id, %replica_id, %node_id, %error, "upstream call failed");
         }
         Ok(upstream) => {

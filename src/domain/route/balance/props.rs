@@ -112,6 +112,12 @@ proptest! {
         }
     }
 
+}
+
+proptest! {
+    // Each case looks at many prefixes.
+    #![proptest_config(ProptestConfig::with_cases(16))]
+
     #[test]
     fn a_replica_that_leaves_moves_only_its_own_share(count in 2_u16..9, gone in any::<prop::sample::Index>()) {
         const PREFIXES: u64 = 2_000;
