@@ -109,13 +109,13 @@ impl TryFrom<Flags> for Config {
         let api_prefix = flags.api_prefix.trim_end_matches('/').to_owned();
         let prefix_is_path = api_prefix.is_empty()
             || (api_prefix.starts_with('/')
-                && !api_prefix.contains("//")
+                && !api_prefix.split('/').skip(1).any(|part| matches!(part, "" | "." | ".."))
                 && api_prefix
                     .bytes()
                     .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'-' | b'_' | b'.')));
         if !prefix_is_path
-            || api_prefix.starts_with("/api/")
-            || matches!(api_prefix.as_str(), "" | "/api" | "/admin")
+            || ["/api/", "/admin/"].iter().any(|taken| api_prefix.starts_with(taken))
+            || matches!(api_prefix.as_str(), "" | "/api" | "/admin" | "/health" | "/ready" | "/metrics")
         {
             wrong.push(format!("--api-prefix \"{}\" is no path of its own such as /v1", flags.api_prefix));
         }

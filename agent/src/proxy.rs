@@ -15,7 +15,7 @@ use actix_web::http::{ConnectionType, Version};
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
 use nebula_core::address::HostPort;
 use nebula_core::token::bearer;
-use nebula_relay::{Call, CallBody, Client, RequestHead, UpstreamError};
+use nebula_relay::{Call, CallBody, Client, RequestHead, Unread, UpstreamError};
 
 use self::table::{Route, Routes};
 
@@ -67,7 +67,11 @@ pub(crate) fn serve(listener: TcpListener, routes: Arc<Routes>) -> std::io::Resu
 
 async fn handle(request: HttpRequest, body: web::Payload, routes: web::Data<Routes>) -> HttpResponse {
     let mut call = routes.stats().call();
-    let mut answer = answer_to(&request, body, &routes).await;
+    let mut body = Some(body);
+    let mut answer = answer_to(&request, &mut body, &routes).await;
+    if let Some(rest) = body {
+        answer = answer.map_body(|_, body| Unread::keep(rest, body));
+    }
     if request.version() < Version::HTTP_11 {
         // Such clients know no chunks: the end of the connection ends the body.
         answer.head_mut().no_chunking(true);
@@ -77,7 +81,8 @@ async fn handle(request: HttpRequest, body: web::Payload, routes: web::Data<Rout
     answer
 }
 
-async fn answer_to(request: &HttpRequest, body: web::Payload, routes: &Routes) -> HttpResponse {
+/// Answers, and takes the body if a runtime is to have it.
+async fn answer_to(request: &HttpRequest, body: &mut Option<web::Payload>, routes: &Routes) -> HttpResponse {
     let headers = request.headers();
     let named = header(headers, DEPLOYMENT);
     let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
@@ -102,7 +107,7 @@ async fn answer_to(request: &HttpRequest, body: web::Payload, routes: &Routes) -
     let ready: Vec<_> = admitted.into_iter().filter(|route| route.ready).collect();
     // Any of them will do; nebulad's gateway names the replica that it wants.
     let chosen = ready.get(rand::random_range(0..ready.len().max(1)));
-    let Some(route) = chosen else { return answer::not_ready() };
+    let (Some(route), Some(body)) = (chosen, body.take()) else { return answer::not_ready() };
     match pass(request, body, route, rest).await {
         Ok(answer) => answer,
         Err(error) => {
@@ -123,7 +128,8 @@ async fn pass(
     let address: HostPort =
         format!("127.0.0.1:{}", route.port).parse().map_err(|_| broken("no port".to_owned()))?;
     let body = CallBody::of(request, body, BODY_TIMEOUT).await?;
-    let (path, query) = path_and_query.split_once('?').map_or((&*path_and_query, None), |(path, query)| (path, Some(query)));
+    let (path, query) =
+        path_and_query.split_once('?').map_or((&*path_and_query, None), |(path, query)| (path, Some(query)));
     let call = Call {
         address: &address,
         head: RequestHead::new(request.method(), path, query).forward(request.headers(), |_| false),

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use self::stream::Stream;
 use crate::adapter::{Adapter, Answer, Asked, Incoming, Outgoing, Passing, Refusal, Tally, Told, Unfinished};
 use crate::surface::Surface;
-use crate::usage::whole::Watch;
+use crate::usage::whole;
 
 /// Speaks to engines with OpenAI's API.
 #[derive(Clone, Copy, Debug)]
@@ -44,7 +44,7 @@ struct Meter {
 enum Watched {
     /// What cannot be read.
     Nothing,
-    Whole(Watch),
+    Whole(whole::Answer),
     Stream(Stream),
 }
 
@@ -52,7 +52,7 @@ impl Passing for Meter {
     fn begin(&mut self, incoming: Incoming) -> bool {
         self.watched = match incoming {
             Incoming::Events => Watched::Stream(Stream::new(self.surface, self.takes_out)),
-            Incoming::Other => Watched::Whole(Watch::new()),
+            Incoming::Other => Watched::Whole(whole::Answer::new()),
             Incoming::Opaque => Watched::Nothing,
         };
         false

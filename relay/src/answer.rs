@@ -12,6 +12,9 @@ use crate::headers::{PROXY_ERROR, options, passes};
 /// Most headers of an answer.
 const HEADERS_MAX: usize = 128;
 
+/// Headers that whoever passes the answer on may add without making the map anew.
+const ROOM: usize = 12;
+
 const NO_HTTP: &str = "what it sent is no HTTP/1.1";
 
 /// The head of an answer.
@@ -53,7 +56,7 @@ pub(crate) fn parse_head(buffer: &[u8], to_head: bool) -> Result<Option<(Head, u
     let mut hop = Hop::default();
     let mut proxy_error = None;
     let mut named: Vec<HeaderName> = Vec::new();
-    let mut headers = HeaderMap::with_capacity(response.headers.len());
+    let mut headers = HeaderMap::with_capacity(response.headers.len() + ROOM);
     for header in response.headers.iter() {
         let name = HeaderName::from_bytes(header.name.as_bytes()).map_err(|_| NO_HTTP)?;
         if passes(&name) {

@@ -7,6 +7,7 @@
 //! * [`RelayBody`]: polls the upstream inside the response body. A slow reader slows the upstream down, and a
 //!   reader that leaves drops the body and with it the upstream's connection.
 //! * [`Filter`]: what meters or translates a body on its way.
+//! * [`Unread`]: ends the connection of a request whose body nobody reads.
 //!
 //! The client is our own rather than a library's because the relay has to know what libraries hide: whether a
 //! connection was a reused one, whether a body ended or was cut, and what arrived in one read.
@@ -23,6 +24,7 @@ mod pool;
 mod relay;
 mod request;
 mod sse;
+mod unread;
 mod upstream;
 
 pub use call::{Call, CallBody};
@@ -32,4 +34,5 @@ pub use filter::{Filter, Incoming, Unfinished};
 pub use headers::PROXY_ERROR;
 pub use relay::{End, RelayBody};
 pub use request::{HeaderLines, IllegalValue, RequestHead};
+pub use unread::Unread;
 pub use upstream::Upstream;

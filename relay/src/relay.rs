@@ -120,6 +120,11 @@ impl RelayBody {
         }
     }
 
+    /// The filter has made an error event of what came: nothing after it is of use, so the upstream need not go on.
+    fn has_failed(&self) -> bool {
+        self.incoming != Incoming::Events && self.events.as_ref().is_some_and(Events::told_error)
+    }
+
     /// What goes out for data that has come.
     fn pass(&mut self, data: Bytes) -> Bytes {
         match (&mut self.events, &mut self.filter) {
@@ -176,6 +181,9 @@ impl MessageBody for RelayBody {
         while !this.over {
             if this.events.as_ref().is_some_and(Events::is_too_long) {
                 return this.finish(Some(Broken::TooLong), cx);
+            }
+            if this.has_failed() {
+                return this.finish(Some(Broken::Unfinished), cx);
             }
             match this.upstream.poll_data(cx) {
                 Poll::Ready(Ok(Some(data))) => {

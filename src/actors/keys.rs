@@ -4,13 +4,14 @@
 //! * Persists: every change of a key, with its line in the audit, before it is acknowledged.
 //! * Talks to: nobody; publishes the table by which the gateway finds keys.
 //! * Timers: none; what has expired is seen when it is used.
-//! * On crash: loads the keys from the store; the published table, and what was used of each limit, stays until then.
+//! * On crash: loads the keys from the store; the published table, and what was used of each limit, stays until then. It
+//!   ends by itself when nobody can know whether a change was stored: what is stored then counts.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::{Actor, ActorFutureExt, Context, Handler, Message, ResponseActFuture, WrapFuture};
+use actix::{Actor, ActorContext, ActorFutureExt, Context, Handler, Message, ResponseActFuture, WrapFuture};
 use nebula_core::clock::WallTime;
 use nebula_core::ids::KeyId;
 use nebula_core::token::{Secret, TokenKind};
@@ -25,6 +26,7 @@ use super::upkeep::Need;
 use crate::domain::error::{Error, ErrorClass};
 use crate::domain::event::{Line, Origin};
 use crate::domain::key::{ApiKey, KeyTable, NewKey, OVERLAP_MAX};
+use crate::ports::StoreError;
 
 pub mod machine;
 
@@ -149,9 +151,13 @@ impl Handler<ChangeKey> for Keys {
         let audit = Line::of_audit(origin, plan.kind(), plan.to_string(), at);
         let commit = self.system.journal.commit(vec![plan.write()], vec![audit]);
         self.changing += 1;
-        Box::pin(commit.into_actor(self).map(move |result, keys: &mut Self, _| {
+        Box::pin(commit.into_actor(self).map(move |result, keys: &mut Self, ctx: &mut Context<Self>| {
             let _turn = keys.cell.future_turn("future: a key's change is committed");
             keys.changing -= 1;
+            if let Err(error @ StoreError::Failed(_)) = &result {
+                keys.watch.ends_because(format!("whether a key was changed is unknown: {error}"));
+                ctx.stop();
+            }
             keys.ended(plan, result.map_err(store_error))
         }))
     }
@@ -206,8 +212,8 @@ impl System {
     /// Gives a key another secret. The old one stays valid for `overlap`; zero ends it at once.
     ///
     /// # Errors
-    /// `NotFound`, `Unprocessable` when the overlap is over [`OVERLAP_MAX`], `Conflict` while it is being changed; what
-    /// the store says.
+    /// `NotFound`, `Unprocessable` when the overlap is over [`OVERLAP_MAX`], `Conflict` when it has expired or is being
+    /// changed; what the store says.
     pub async fn rotate_key(
         &self,
         id: KeyId,

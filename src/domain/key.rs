@@ -79,13 +79,15 @@ impl NewKey {
     /// `Unprocessable`, naming the field.
     pub fn check(&self, now: WallTime) -> Result<(), Error> {
         let printable = !self.name.chars().any(char::is_control) && self.name.trim() == self.name;
+        // In a path these two are steps and no names.
+        let step = matches!(self.name.as_str(), "." | "..");
         let models = self.models.iter().flatten();
         let listed = self.models.as_ref().map_or(0, BTreeSet::len);
         let limits = &self.limits;
         let wrong = [
             (
-                self.name.is_empty() || self.name.chars().count() > NAME_CHARS_MAX || !printable,
-                "name is to be 1-128 printable characters that neither begin nor end with a space",
+                self.name.is_empty() || self.name.chars().count() > NAME_CHARS_MAX || !printable || step,
+                "name is to be 1-128 printable characters, no space at either end, and not \".\" or \"..\"",
             ),
             (
                 self.models.is_some() && listed == 0,

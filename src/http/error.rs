@@ -202,6 +202,10 @@ impl OpenAiError {
             Self::NotReady(_) => {
                 response.insert_header((RETRY_AFTER, NOT_READY_RETRY_SECS));
             }
+            // What is left of the body is not waited for.
+            Self::TooLarge(_) | Self::BodyTimeout => {
+                response.force_close();
+            }
             Self::Limited(limited) => match &**limited {
                 Limited::Rate { retry_after, standing, .. } => {
                     response.insert_header((RETRY_AFTER, whole_seconds(*retry_after)));
@@ -219,8 +223,6 @@ impl OpenAiError {
             | Self::Refused(_)
             | Self::NoSuchModel(_)
             | Self::UnknownUrl { .. }
-            | Self::TooLarge(_)
-            | Self::BodyTimeout
             | Self::Upstream
             | Self::UpstreamTimeout => {}
         }
@@ -240,7 +242,7 @@ fn limited_message(limited: &Limited) -> String {
             format!("This API key has reached its limit of {what}. Try again in {seconds} s.")
         }
         Limited::Budget => {
-            "The budget of this API key is spent. Its owner can raise it or wait for the next period."
+            "The budget of this API key is spent. It begins anew with its next day or month, if it has one; else another key is needed."
                 .to_owned()
         }
     }

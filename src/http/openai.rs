@@ -33,7 +33,7 @@ use nebula_core::telemetry::LogFormat;
 use nebula_core::telemetry::access::AccessLog;
 use nebula_core::token::TokenHash;
 use nebula_dialect::{Scan, Surface, scan};
-use nebula_relay::Client;
+use nebula_relay::{Client, Unread};
 use tokio::sync::watch;
 
 use crate::domain::key::{KeyTable, Limited, LiveKey, Permit};
@@ -47,7 +47,7 @@ pub use outcome::{Outcome, OutcomeKind, Outcomes};
 
 use credential::Caller;
 use entry::{Entry, Recorded};
-use forward::{Admitted, forward};
+use forward::{Admitted, ReplicaLines, forward};
 use hold::{Hold, Holding};
 use outcome::RetryBudget;
 use request_id::{REQUEST_ID, RequestId};
@@ -104,6 +104,7 @@ struct Worker {
     budget: RetryBudget,
     ledger: Rc<Ledger>,
     holding: Holding,
+    lines: ReplicaLines,
 }
 
 /// Where entries are written.
@@ -132,6 +133,7 @@ pub fn configure(config: &mut web::ServiceConfig, gateway: Gateway) {
         budget: RetryBudget::new(),
         ledger,
         holding,
+        lines: ReplicaLines::default(),
     });
     let handler =
         move |request: HttpRequest, payload: web::Payload| serve(Rc::clone(&worker), request, payload);
@@ -139,7 +141,11 @@ pub fn configure(config: &mut web::ServiceConfig, gateway: Gateway) {
 }
 
 /// Answers any request under the prefix, and adds what every response carries.
-async fn serve(worker: Rc<Worker>, request: HttpRequest, payload: web::Payload) -> HttpResponse<Recorded> {
+async fn serve(
+    worker: Rc<Worker>,
+    request: HttpRequest,
+    mut payload: web::Payload,
+) -> HttpResponse<Recorded> {
     let id = RequestId::of(request.headers());
     let mut entry = Entry::begin(&worker.ledger, &request, id.client.clone());
     let is_preflight =
@@ -147,9 +153,10 @@ async fn serve(worker: Rc<Worker>, request: HttpRequest, payload: web::Payload) 
     let result = if is_preflight {
         Ok(cors::preflight(request.headers()))
     } else {
-        dispatch(&worker, &request, payload, id.upstream, &mut entry).await
+        dispatch(&worker, &request, &mut payload, id.upstream, &mut entry).await
     };
-    let mut response = result.unwrap_or_else(|error| error.response());
+    let mut response =
+        result.unwrap_or_else(|error| error.response().map_body(|_, body| Unread::keep(payload, body)));
     let headers = response.headers_mut();
     worker.gateway.origins.apply(request.headers(), headers);
     headers.insert(REQUEST_ID, id.client);
@@ -168,7 +175,7 @@ async fn serve(worker: Rc<Worker>, request: HttpRequest, payload: web::Payload) 
 async fn dispatch(
     worker: &Rc<Worker>,
     request: &HttpRequest,
-    payload: web::Payload,
+    payload: &mut web::Payload,
     request_id: HeaderValue,
     entry: &mut Entry,
 ) -> Result<HttpResponse, OpenAiError> {
@@ -196,7 +203,7 @@ async fn dispatch(
 async fn ask(
     worker: &Rc<Worker>,
     request: &HttpRequest,
-    payload: web::Payload,
+    payload: &mut web::Payload,
     request_id: HeaderValue,
     surface: Surface,
     entry: &mut Entry,
@@ -207,8 +214,10 @@ async fn ask(
         if surface.takes_form() { form::scan(request.headers(), &body)? } else { scan::scan(&body)? };
     entry.read(body.len(), scan.streams, scan.prompt_estimate);
     let (route, key) = worker.caller(request).route(&worker.gateway.routes.load(), &scan.model)?;
-    let permit = key.map(|key| worker.permit(&key)).transpose()?;
-    entry.admitted(&route, permit);
+    entry.let_in(&route, key.as_ref().map(|key| key.key.id));
+    if let Some(key) = key {
+        entry.permitted(worker.permit(&key)?);
+    }
     let admitted = Admitted {
         request: request.clone(),
         request_id,
@@ -223,8 +232,10 @@ async fn ask(
         // Whoever wants a stream hears at once that it is waited, and all that follows within the stream.
         Some(hold) if admitted.scan.streams => {
             let (waiting, keepalive) = (Rc::clone(worker), worker.gateway.limits.keepalive);
+            let waits = entry.facts().waits();
             Ok(hold::held(keepalive, async move {
                 let answer = after(&waiting, hold, admitted).await;
+                waits.over();
                 answer.unwrap_or_else(|error| error.response())
             }))
         }

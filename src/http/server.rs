@@ -37,9 +37,10 @@ pub fn build(
     let server = HttpServer::new(move || {
         let (gateway, api) = (gateway.clone(), api.clone());
         App::new()
+            // Tried in this order; what is asked most often comes first.
+            .configure(|cfg| openai::configure(cfg, gateway))
             .configure(|cfg| api::configure(cfg, api))
             .configure(operators::configure)
-            .configure(|cfg| openai::configure(cfg, gateway))
             .default_service(web::to(nothing_here))
     })
     .workers(workers)

@@ -32,13 +32,17 @@ class Serving(Cluster):
         command = [str(BIN_DIR / "nebula-sim"), *words]
         self.serve(OLLAMA, model=OLLAMA_TAG, runtime="ollama", driver="process", command=command)
 
-    def runtime_port(self, name):
-        identity = next(item["id"] for item in self.api("GET", "/deployments").json["data"] if item["name"] == name)
-        return self.deployment(identity)["replicas"][0]["port"]
+    def replica(self, name):
+        """The only replica of a deployment, whose name may hold a slash."""
+        return next(item for item in self.api("GET", "/deployments").json["data"] if item["name"] == name)["replicas"][0]
+
+    def proxy_address(self, name):
+        """Where the agent's proxy listens."""
+        return self.replica(name)["endpoint"].split("//")[1].split("/")[0]
 
     def runtime_tells(self, name, path):
         """What the simulated engine tells about itself, past the gateway."""
-        return call("GET", f"http://127.0.0.1:{self.runtime_port(name)}{path}").json
+        return call("GET", f"http://127.0.0.1:{self.replica(name)['port']}{path}").json
 
 
 @contextmanager

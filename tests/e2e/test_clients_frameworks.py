@@ -188,5 +188,5 @@ def test_litellm_errors(ask, litellm):
     ):
         with pytest.raises(kind):
             ask(**more)
-    with pytest.raises(litellm.exceptions.APIError):
+    with pytest.raises(litellm.exceptions.MidStreamFallbackError):
         list(ask(stream=True, extra_headers={"x-sim-fail": "die-mid-stream:4"}))

@@ -147,11 +147,11 @@ def test_requests_per_minute(served, make):
 
 
 def test_a_client_that_waits_as_it_is_told_is_served(served, make):
-    key = make(rpm=60)
+    key = make(rpm=20)
+    while (status := chat_status(served, key)) == 200:
+        pass
+    assert status == 429
     patient = client(served, key, max_retries=3)
-    for _ in range(60):
-        chat(served, key)
-    refused(served, key)
     assert patient.chat.completions.create(model="org/demo", messages=HI).choices
 
 
@@ -291,9 +291,8 @@ def test_what_was_refused_costs_nothing(served, make):
     assert sums(served, key)["completion_tokens"] == TOKENS
 
 
-@pytest.mark.parametrize("shown", ["a bad key", "no key"])
-def test_a_flood_of_bad_keys_slows_nobody(served, make, figures, shown):
-    """Beside ten who try keys as fast as they can, good calls take about as long as beside ten who call rightly."""
+def test_a_flood_of_bad_keys_slows_nobody(served, make, figures):
+    """Beside some who try keys as fast as they can, good calls take about as long as beside as many who call rightly."""
     key = make()["key"]
     url = f"{served.gateway}/models/org/demo"
 
@@ -329,11 +328,11 @@ def test_a_flood_of_bad_keys_slows_nobody(served, make, figures, shown):
         assert not wrong, wrong[:3]
         return median, sum(counts)
 
-    bad = (lambda at, n: f"nbkey_{at:08}{n:040}") if shown == "a bad key" else (lambda at, n: None)
+    bad = lambda at, n: f"nbkey_{at:08}{n:040}"
     good_beside_good, _ = beside(url, lambda at, n: key, 200)
     good_beside_bad, count = beside(url, bad, 401)
     figures(
-        f"good calls beside a flood of {count} with {shown}: median {good_beside_bad * 1e3:.1f} ms, "
+        f"good calls beside {count} with bad keys: median {good_beside_bad * 1e3:.1f} ms, "
         f"beside as many good ones {good_beside_good * 1e3:.1f} ms"
     )
     assert count >= BAD_KEYS
@@ -345,15 +344,14 @@ def test_keys_and_usage_survive_a_crash(tmp_path_factory, request):
         request.node.processes = served.group
         served.serve("org/demo", model="demo", runtime="sim", args=list(QUICK))
         kept = served.api("POST", "/keys", {"name": "kept", "rpm": 1_000, "models": ["org/demo"]}).json
-        spent = served.api("POST", "/keys", {"name": "spent", "budget": {"tokens": 20, "period": "month"}}).json
+        spent = served.api("POST", "/keys", {"name": "spent", "budget": {"tokens": 10, "period": "month"}}).json
         gone = served.api("POST", "/keys", {"name": "gone"}).json
         used = [chat(served, kept).parse().usage for _ in range(4)]
         chat(served, spent)
-        chat(served, spent) if chat_status(served, spent) == 200 else None
         assert served.api("DELETE", f"/keys/{gone['id']}").status == 204
         total = sum(usage.total_tokens for usage in used)
         wait_until("it is written", lambda: sums_total(served, kept) == total, 10)
-        wait_until("the other too", lambda: sums_total(served, spent) >= 20, 10)
+        wait_until("the other too", lambda: sums_total(served, spent) >= 10, 10)
         before = {key["id"]: sums(served, key) for key in (kept, spent)}
 
         served.nebulad.kill()

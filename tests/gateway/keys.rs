@@ -6,7 +6,9 @@ use std::time::Duration;
 use nebula_core::clock::{Tick, WallTime, wall_now};
 use nebula_core::token::TokenHash;
 use nebulad::domain::key::{ApiKey, Budget, KeyLimits, LiveKey, NewKey, Period};
+use nebulad::domain::route::Route;
 use nebulad::domain::usage::{Sums, UsageRow};
+use nebulad::http::openai::AllowOrigins;
 
 use crate::CHAT;
 use crate::front::{ADMIN, Answer, Front, Upstream, private, public, request};
@@ -169,6 +171,63 @@ async fn requests_at_once_are_counted_until_their_answers_end() {
     let [row] = rows.as_slice() else { panic!("one row: {rows:?}") };
     assert_eq!((row.sums.requests, row.sums.completion_tokens, row.sums.aborted), (1, 1, 1));
     assert!(row.sums.prompt_tokens > 0, "an estimate");
+    front.stop().await;
+}
+
+#[actix_rt::test]
+async fn a_held_stream_whose_client_leaves_is_marked_and_gives_its_place_back() {
+    let (asked, mut comes) = tokio::sync::mpsc::unbounded_channel();
+    let (gone, mut ended) = tokio::sync::mpsc::unbounded_channel();
+    let up = Script::start(move |mut peer| {
+        let (asked, gone) = (asked.clone(), gone.clone());
+        async move {
+            peer.request().await;
+            let _ = asked.send(());
+            peer.gone().await;
+            let _ = gone.send(());
+        }
+    })
+    .await;
+    let first = Route { coming: true, ..private("one", "nbtok_1", &[]) };
+    let ready = Route { deployment_id: first.deployment_id, ..private("one", "nbtok_1", &[up.address]) };
+    let front = Front::tuned(vec![first], AllowOrigins::new([]), |gateway| {
+        gateway.limits.hold = crate::net::DEADLINE;
+        gateway.limits.upstream_timeout = crate::net::DEADLINE;
+        gateway.limits.keepalive = Duration::from_millis(20);
+    })
+    .await;
+    put(&front, key(&[], KeyLimits { max_concurrent: Some(1), ..KeyLimits::default() }));
+    let body = r#"{"model":"one","stream":true,"messages":[{"role":"user","content":"hello there"}]}"#;
+    let mut held = Caller::connect(front.address).await;
+    held.send(&request("POST", CHAT, Some(KEY), body)).await;
+    held.until(": waiting for the model\n\n\r\n").await;
+    assert_eq!(ask(&front, KEY, "one").await.status, 429, "who is held has a place");
+    front.publish(vec![ready]);
+    comes.recv().await.expect("the request");
+    drop(held);
+    tokio::time::timeout(CANCELLED, ended.recv()).await.expect("cancelled in time");
+    let rows = added_up(&front).await;
+    let [row] = rows.as_slice() else { panic!("one row: {rows:?}") };
+    assert_eq!((row.sums.requests, row.sums.completion_tokens, row.sums.aborted), (1, 0, 1));
+    assert!(row.sums.prompt_tokens > 0, "an estimate");
+    let mut again = Caller::connect(front.address).await;
+    again.send(&request("POST", CHAT, Some(KEY), body)).await;
+    comes.recv().await.expect("the place is free again");
+    front.stop().await;
+}
+
+#[actix_rt::test]
+async fn an_engine_that_counts_nonsense_does_no_harm() {
+    let usage = format!("{{\"prompt_tokens\":{0},\"completion_tokens\":{0}}}", u64::MAX);
+    let up = Upstream::answering(&format!("{{\"usage\":{usage}}}")).await;
+    let front = Front::before(vec![private("one", "nbtok_1", &[up.address])]).await;
+    let budget = Some(Budget { tokens: 1 << 40, period: Period::Total });
+    put(&front, key(&[], KeyLimits { budget, ..KeyLimits::default() }));
+    for _ in 0..2 {
+        assert_eq!(ask(&front, KEY, "one").await.body, format!("{{\"usage\":{usage}}}"));
+        let rows = added_up(&front).await;
+        assert!(rows.iter().all(|row| row.sums.tokens() < 1 << 40), "{rows:?}");
+    }
     front.stop().await;
 }
 

@@ -24,6 +24,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const LAST_LINES: usize = 20;
 const LAST_BYTES: usize = 4 * 1024;
 
+/// The directory in which a replica's process works; the one above it has the replica's id.
+pub(crate) const WORK_DIR: &str = "work";
 /// The marks in a process's environment.
 const REPLICA_MARK: &str = "NEBULA_REPLICA";
 const ATTEMPT_MARK: &str = "NEBULA_ATTEMPT";
@@ -64,6 +66,16 @@ pub(super) fn hide_own_settings(command: &mut std::process::Command) {
 /// Whether a process says that it belongs to a replica.
 pub(super) fn is_marked(pid: u32, replica: ReplicaId) -> bool {
     procfs::carries(pid, &[(REPLICA_MARK, replica.to_string().as_str())])
+}
+
+/// Whether a process that has lost its mark belongs to a replica: it works in the replica's directory, and the leader of
+/// its group is gone or has the mark. One that gives itself a title (`setproctitle`, as vLLM's engine and workers do)
+/// writes it over its environment. A person's shell in that directory has a leader without a mark.
+fn is_left(pid: u32, replica: ReplicaId) -> bool {
+    let home = Path::new(&replica.to_string()).join(WORK_DIR);
+    procfs::directory(pid).is_some_and(|directory| directory.ends_with(home))
+        && procfs::group(pid)
+            .is_some_and(|group| procfs::process(group).is_none() || is_marked(group, replica))
 }
 
 /// Starts a plan. Its output goes straight into `output`, so that it does not depend on this agent.
@@ -113,7 +125,9 @@ pub(crate) fn signal(process: ProcessRef, signal: Signal) {
 
 /// Ends what is left of a replica: processes that its runtime started and did not take with it.
 pub(crate) fn sweep(replica: ReplicaId) {
-    for pid in procfs::marked(&[(REPLICA_MARK, replica.to_string().as_str())]) {
+    let mut left = procfs::numbers();
+    left.retain(|pid| *pid != std::process::id() && (is_marked(*pid, replica) || is_left(*pid, replica)));
+    for pid in left {
         if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
         }
@@ -159,6 +173,36 @@ pub(crate) async fn watch(mut watched: Watched, replica: ReplicaId, log: Arc<Log
 mod tests {
     use super::*;
     use crate::driver::logs::Logs;
+
+    #[tokio::test]
+    async fn what_a_runtime_leaves_is_ended_also_without_its_mark() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let replica = ReplicaId::random();
+        let home = dir.path().join(replica.to_string()).join(WORK_DIR);
+        std::fs::create_dir_all(&home).expect("a directory");
+        // An empty environment is what a title leaves of one. The other one is as a person's shell.
+        let script = "env -i sleep 60 & echo $! >left; kill -9 $$";
+        let mut person =
+            Command::new("sleep").arg("60").current_dir(&home).process_group(0).spawn().expect("it starts");
+        let mut runtime = Command::new("sh");
+        runtime.args(["-c", script]).env(REPLICA_MARK, replica.to_string()).current_dir(&home);
+        let child = runtime.process_group(0).spawn().expect("it starts");
+        let (log, _output) = Logs::open(dir.path().join("r")).begin(1).expect("begins");
+
+        let ended = watch(Watched::Child(child), replica, log).await;
+
+        assert_eq!(ended.signal, Some(9));
+        let left = std::fs::read_to_string(home.join("left")).expect("a number");
+        let left: u32 = left.trim().parse().expect("a number");
+        let gone = async {
+            while procfs::process(left).is_some() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), gone).await.expect("what it has left is ended");
+        assert_eq!(person.try_wait().expect("it is ours"), None);
+        person.kill().await.expect("it ends");
+    }
 
     #[tokio::test]
     async fn what_a_short_life_wrote_is_cut_too() {

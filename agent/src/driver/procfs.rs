@@ -45,6 +45,11 @@ pub(crate) fn group(pid: u32) -> Option<u32> {
     stat(pid).map(|stat| stat.group)
 }
 
+/// The directory that a process works in; none when we may not look.
+pub(crate) fn directory(pid: u32) -> Option<PathBuf> {
+    fs::read_link(format!("/proc/{pid}/cwd")).ok()
+}
+
 /// The inodes of the sockets that a process holds; none when we may not look.
 pub(crate) fn sockets(pid: u32) -> Vec<u64> {
     let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { return Vec::new() };

@@ -18,8 +18,8 @@ use super::look;
 use super::machine::{Effect, Event, Machine, Policy, Refusal, Status};
 use super::spec::{Access, Instance, Spec};
 use super::task::{Ask, Refused, Snapshot, Task};
-use crate::driver::Drivers;
 use crate::driver::logs::Logs;
+use crate::driver::{Drivers, process};
 use crate::gpu::Gpus;
 use crate::models::Models;
 use crate::ports::Ports;
@@ -129,7 +129,7 @@ impl Inner {
     }
 
     pub(super) fn work_dir_of(&self, replica: ReplicaId) -> PathBuf {
-        self.dir_of(replica).join("work")
+        self.dir_of(replica).join(process::WORK_DIR)
     }
 
     /// Called by the task of a replica that is gone, after it closed its mailbox. One that ended because the agent

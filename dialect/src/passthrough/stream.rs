@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use memchr::memmem::Finder;
 
 use super::events::{Event, Events};
-use crate::adapter::{Tally, Unfinished};
+use crate::adapter::{Tally, Unfinished, Usage};
 use crate::surface::Surface;
 use crate::usage::whole::Watch;
 use crate::usage::{Counts, Said};
@@ -29,6 +29,8 @@ pub(super) struct Stream {
     named: bool,
     /// The last event has come.
     ended: bool,
+    /// The last word on the usage has come; what was said before it may be no more than the prompt's.
+    told_all: bool,
 }
 
 impl Stream {
@@ -42,6 +44,7 @@ impl Stream {
             lf_may_follow: false,
             named: false,
             ended: false,
+            told_all: false,
         }
     }
 
@@ -89,10 +92,11 @@ impl Stream {
         if let Some(name) = event.name {
             self.named = true;
             self.ended |= is_last(name);
+            self.told_all |= is_last(name) && name != b"error";
         }
         let Some(data) = event.data else { return false };
         if data.starts_with(b"[DONE]") {
-            self.ended = true;
+            (self.ended, self.told_all) = (true, true);
             return false;
         }
         // Most chunks that name it say `null`.
@@ -104,6 +108,7 @@ impl Stream {
             self.counts.add(said.counts);
         }
         let alone = said.is_some_and(|said| said.alone);
+        self.told_all |= alone || (said.is_some() && event.name == Some(b"message_delta"));
         let has_text = event.name.is_none_or(|name| name.ends_with(b"delta") && name != b"message_delta");
         self.pieces += u64::from(has_text && !alone && !data.starts_with(b"{\"error\""));
         alone && self.takes_out && event.is_whole
@@ -119,7 +124,12 @@ impl Stream {
     }
 
     pub(super) fn tally(&self) -> Tally {
-        Tally { usage: self.counts.usage(), pieces: self.pieces }
+        let usage = self.counts.usage().map(|usage| {
+            // Some tell the prompt's tokens first: of an answer that was cut short, what was sent counts as well.
+            let sent = if self.told_all { 0 } else { self.pieces };
+            Usage { completion: usage.completion.max(sent), ..usage }
+        });
+        Tally { usage, pieces: self.pieces }
     }
 }
 
@@ -141,7 +151,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::adapter::Usage;
 
     const A: &str =
         "data: {\"choices\":[{\"delta\":{\"content\":\"a \\\"usage\\\":{}\"}}],\"usage\":null}\n\n";
@@ -263,6 +272,26 @@ mod tests {
         ];
         let (out, stream) = passed(Surface::Messages, false, &messages);
         assert_eq!((out, stream.tally()), (messages.concat(), tally(7, 3, 1)));
+    }
+
+    #[test]
+    fn of_an_answer_that_was_cut_short_what_was_sent_counts() {
+        let start = "event: message_start\ndata: {\"message\":{\"usage\":{\"input_tokens\":7,\"output_tokens\":0}}}\n\n";
+        let delta = "event: content_block_delta\ndata: {\"delta\":{\"text\":\"a\"}}\n\n";
+        let error = "event: error\ndata: {\"error\":{}}\n\n";
+        let last = "event: message_delta\ndata: {\"delta\":{},\"usage\":{\"output_tokens\":1}}\n\n";
+        let sum = "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}],\"usage\":{\"prompt_tokens\":7,\"completion_tokens\":1}}\n\n";
+        for (surface, events, told) in [
+            (Surface::Messages, vec![start, delta, delta], tally(7, 2, 2)),
+            (Surface::Messages, vec![start, delta, delta, error], tally(7, 2, 2)),
+            (Surface::Messages, vec![start, delta, delta, last], tally(7, 1, 2)),
+            (Surface::Chat, vec![sum, A], tally(7, 2, 2)),
+            (Surface::Chat, vec![sum, A, DONE], tally(7, 1, 2)),
+            (Surface::Chat, vec![A, B, USAGE.replace(":3", ":1").as_str()], tally(5, 1, 2)),
+        ] {
+            let (_, stream) = passed(surface, true, &[events.concat()]);
+            assert_eq!(stream.tally(), told, "{events:?}");
+        }
     }
 
     proptest! {

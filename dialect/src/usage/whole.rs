@@ -1,6 +1,9 @@
 //! Finds the `usage` of an answer that passes by as one JSON object, split anywhere, in constant memory.
 
+use bytes::Bytes;
+
 use super::Counts;
+use crate::scan::Skipper;
 
 /// Longest `usage` that is read, in bytes.
 const USAGE_MAX: usize = 4 * 1024;
@@ -156,6 +159,60 @@ impl Watch {
     }
 }
 
+/// Finds the `usage` of an answer of which most come in one piece: that is looked at from its end, and only if another
+/// piece follows from its beginning.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    watch: Watch,
+    /// The first piece, whose counts are those near its end if it is all there is.
+    only: Option<(Bytes, Counts)>,
+    begun: bool,
+}
+
+impl Answer {
+    /// Nothing has come.
+    pub(crate) fn new() -> Self {
+        Self { watch: Watch::new(), only: None, begun: false }
+    }
+
+    /// What has been said so far.
+    pub(crate) fn counts(&self) -> Counts {
+        self.only.as_ref().map_or_else(|| self.watch.counts(), |(_, counts)| *counts)
+    }
+
+    /// Looks at the next piece.
+    pub(crate) fn feed(&mut self, piece: &Bytes) {
+        if !std::mem::replace(&mut self.begun, true) {
+            self.only = near_the_end(piece).map(|usage| (piece.clone(), Counts::of(usage)));
+            if self.only.is_some() {
+                return;
+            }
+        }
+        if let Some((first, _)) = self.only.take() {
+            self.watch.feed(&first);
+        }
+        self.watch.feed(piece);
+    }
+}
+
+/// The `usage` of an answer that is here as a whole, found from its end: most answers come in one piece, and have it
+/// among their last members. A quote within a string is escaped, so the last `"usage"` is a key or a whole string, and
+/// if members of one object follow until the answer's end, it is a key of the answer itself. None says nothing.
+fn near_the_end(answer: &[u8]) -> Option<&[u8]> {
+    if answer.trim_ascii_start().first() != Some(&b'{') {
+        return None;
+    }
+    let key = memchr::memmem::rfind(answer, b"\"usage\"")?;
+    let mut skip = Skipper::new(answer, key);
+    skip.key(true).ok()??;
+    let usage = skip.value().ok()?;
+    while skip.key(false).ok()?.is_some() {
+        skip.value().ok()?;
+    }
+    skip.end().ok()?;
+    answer.get(usage).filter(|usage| usage.len() <= USAGE_MAX && usage.first() == Some(&b'{'))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -167,6 +224,9 @@ mod tests {
         let mut watch = Watch::new();
         pieces.iter().for_each(|piece| watch.feed(piece));
         assert!(watch.usage.len() <= USAGE_MAX);
+        let mut answer = Answer::new();
+        pieces.iter().for_each(|piece| answer.feed(&Bytes::copy_from_slice(piece)));
+        assert_eq!(answer.counts(), watch.counts(), "from the end as from the beginning");
         watch.counts().usage()
     }
 
@@ -192,12 +252,27 @@ mod tests {
             (r#"{"x":"usage","y":{"prompt_tokens":1}}"#, None),
             (r#"{"x":["usage"],"metadata":{"usage":{"prompt_tokens":1}}}"#, None),
             (r#"{"usage":{"prompt_tokens":1"#, None),
-            (r#"{} {"usage":{"prompt_tokens":1}}"#, None),
             (r#"[{"usage":{"prompt_tokens":1}}]"#, None),
             ("some text", None),
             ("", None),
         ] {
             assert_eq!(told(&[text.as_bytes()]), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_end_is_enough_only_where_it_is_the_answers_own() {
+        for (text, found) in [
+            (r#"{"a":"\"usage\":{}","usage":{"x":1}}"#, Some(r#"{"x":1}"#)),
+            (r#"{"usage":{"x":1},"b":[{}],"c":"}"} "#, Some(r#"{"x":1}"#)),
+            (r#"{"usage":{"x":1},"metadata":{"usage":{"x":2}}}"#, None),
+            (r#"{"usage":{"x":1},"list":["usage"]}"#, None),
+            (r#"{"usage":null}"#, None),
+            (r#"{"usage":{"x":1}"#, None),
+            (r#"[{"usage":{"x":1}}]"#, None),
+        ] {
+            let found = found.map(str::as_bytes);
+            assert_eq!(near_the_end(text.as_bytes()), found, "{text}");
         }
     }
 

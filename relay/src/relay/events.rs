@@ -33,6 +33,11 @@ impl Events {
         self.tracker.longest_line() > self.line_limit
     }
 
+    /// An error event has passed.
+    pub(super) fn told_error(&self) -> bool {
+        self.tracker.told_error()
+    }
+
     /// Whether a comment may stand where the client's stream is now: between two events, and not after the last.
     pub(super) fn takes_comment(&self) -> bool {
         self.held.is_empty() && !self.torn && self.tracker.is_between_events() && !self.tracker.is_done()

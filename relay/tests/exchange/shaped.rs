@@ -176,6 +176,29 @@ async fn what_a_filter_makes_breaks_as_an_event_stream_does() {
     }
 }
 
+#[actix_rt::test]
+async fn an_error_that_a_filter_tells_ends_the_stream_and_the_upstreams_work() {
+    let (gone, mut noticed) = tokio::sync::mpsc::channel(1);
+    let script = Script::start(move |mut peer| {
+        let gone = gone.clone();
+        async move {
+            peer.request().await;
+            peer.send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await;
+            peer.send(&chunk("one\n{\"error\":1}\n")).await;
+            peer.gone().await;
+            gone.send(()).await.expect("the test waits");
+        }
+    })
+    .await;
+    let front = Front::shaping(script.address, marking).await;
+    let mut caller = Caller::connect(front.address).await;
+    caller.send(POST).await;
+    let answer = caller.until("0\r\n\r\n").await;
+    assert_eq!(dechunked(&answer), "data: one\n\ndata: {\"error\":1}\n\n");
+    noticed.recv().await.expect("cancelled");
+    front.stop().await;
+}
+
 /// Counts on nothing and changes nothing.
 struct Idle;
 

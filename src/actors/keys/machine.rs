@@ -76,6 +76,7 @@ impl fmt::Display for Plan {
         write!(f, "key \"{}\" ({})", self.key.name, self.key.id)?;
         match (self.verb, &self.key.models) {
             (Verb::Create, None) => f.write_str(": all models"),
+            (Verb::Create, Some(models)) if models.len() == 1 => f.write_str(": one model"),
             (Verb::Create, Some(models)) => write!(f, ": {} models", models.len()),
             (Verb::Rotate, _) => match self.key.secrets.iter().find_map(|secret| secret.until) {
                 Some(until) => write!(f, ": the old secret is valid until {}", until.rfc3339()),
@@ -131,13 +132,19 @@ impl Machine {
     /// Plans a change.
     ///
     /// # Errors
-    /// `NotFound`, or `Conflict` when the name is taken, the key is being changed, or there are too many.
+    /// `NotFound`, or `Conflict` when the name is taken, the key is being changed, a key that is to have another secret
+    /// has expired, or there are too many.
     pub fn begin(&mut self, change: Change, at: WallTime) -> Result<Plan, Error> {
         let plan = match change {
             Change::Create(key) => self.create(*key)?,
             Change::Revoke(id) => Plan { verb: Verb::Revoke, key: self.free(id)?.key.clone() },
             Change::Rotate { id, hash, overlap } => {
-                Plan { verb: Verb::Rotate, key: self.free(id)?.key.rotated(hash, overlap, at) }
+                let key = &self.free(id)?.key;
+                if key.is_expired(at) {
+                    let why = format!("key \"{}\" has expired; revoke it and make another one", key.name);
+                    return Err(Error::new(ErrorClass::Conflict, why));
+                }
+                Plan { verb: Verb::Rotate, key: key.rotated(hash, overlap, at) }
             }
         };
         self.busy.insert(plan.key.id);

@@ -70,7 +70,7 @@ impl Desk {
         progress
     }
 
-    /// The rows that are wanted, added up. Nothing is folded meanwhile, so that nothing is counted twice.
+    /// The rows that are wanted, added up, in no order. Nothing is folded meanwhile, so that nothing is counted twice.
     ///
     /// # Errors
     /// `Unprocessable` when there are more than [`ANSWER_ROWS_MAX`]; what the store says.
@@ -91,16 +91,18 @@ impl Desk {
                 return Err(Error::new(ErrorClass::Unprocessable, why));
             }
         }
-        let mut rows: Vec<UsageRow> = rows.into_iter().map(|(id, sums)| UsageRow::new(id, sums)).collect();
-        rows.sort_by(|a, b| (a.from, a.key, &a.model, a.span).cmp(&(b.from, b.key, &b.model, b.span)));
-        Ok(rows)
+        Ok(rows.into_iter().map(|(id, sums)| UsageRow::new(id, sums)).collect())
     }
 
     async fn write(&self, book: &mut Book, progress: &mut Progress) -> Result<(), StoreError> {
         // What is left of the last time first: while the store refuses, the rest stays in the tallies, which are bounded.
         self.finish(book, progress).await?;
         book.take(self.tallies.drain());
-        self.finish(book, progress).await
+        self.finish(book, progress).await?;
+        if book.is_in_doubt() {
+            book.recount(&self.store.usage(None).await?);
+        }
+        Ok(())
     }
 
     async fn finish(&self, book: &mut Book, progress: &mut Progress) -> Result<(), StoreError> {
@@ -132,6 +134,7 @@ impl Desk {
             book.forget(block);
         }
         let mut groups = fold(rows).into_iter().peekable();
+        book.fold_begins();
         while groups.peek().is_some() {
             let (mut few, mut writes) = (Vec::new(), 0);
             while let Some((row, parts)) = groups.next_if(|_| writes < FOLD_WRITES) {
@@ -140,6 +143,7 @@ impl Desk {
             }
             progress.folded += self.fold_some(book, few).await?;
         }
+        book.fold_ended();
         tracing::info!(
             span = block.span.as_str(),
             from = block.start.rfc3339(),

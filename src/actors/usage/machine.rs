@@ -21,6 +21,8 @@ pub(super) struct Book {
     unsaved: Vec<UsageRow>,
     /// How many rows the store holds, by block.
     counts: BTreeMap<Block, usize>,
+    /// A fold has begun and not ended well: how much of it is stored, the counts do not tell.
+    folding: bool,
 }
 
 impl Book {
@@ -89,6 +91,27 @@ impl Book {
     /// It is durable. Answers how many rows it was.
     pub(super) fn written(&mut self) -> usize {
         std::mem::take(&mut self.unsaved).len()
+    }
+
+    /// A block is about to be folded.
+    pub(super) fn fold_begins(&mut self) {
+        self.folding = true;
+    }
+
+    /// All of it is folded, and counted.
+    pub(super) fn fold_ended(&mut self) {
+        self.folding = false;
+    }
+
+    /// Whether the rows are to be counted again, when nothing waits any more.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        self.folding
+    }
+
+    /// The store holds these rows.
+    pub(super) fn recount(&mut self, stored: &[UsageRow]) {
+        self.counts = Self::load(stored).counts;
+        self.folding = false;
     }
 
     /// A part of a block was folded into one row.

@@ -28,6 +28,8 @@ const DAY: u64 = 24 * HOUR;
 struct Memory {
     rows: Mutex<BTreeMap<UsageId, Sums>>,
     full: AtomicBool,
+    /// What it does it does not tell.
+    silent: AtomicBool,
 }
 
 impl Memory {
@@ -53,6 +55,9 @@ impl Store for Memory {
                 Write::DeleteUsage(id) => assert!(rows.remove(&id).is_some(), "{id:?} is folded once"),
                 other => panic!("not about usage: {other:?}"),
             }
+        }
+        if self.silent.load(Relaxed) {
+            return Box::pin(async { Err(StoreError::Failed("no answer".to_owned())) });
         }
         ready(())
     }
@@ -224,4 +229,22 @@ async fn a_fold_that_the_store_refuses_is_done_later() {
     assert_eq!(desk.deliver(Some(WallTime(NOW))).await.folded, 1);
     let [row] = store.rows().try_into().expect("one row");
     assert_eq!((row.span, row.sums), (Span::Day, sums(2)));
+}
+
+#[tokio::test]
+async fn nothing_is_lost_or_counted_twice_when_the_store_does_not_tell_what_it_did() {
+    let (tallies, store, desk) = desk().await;
+    tallies.add(key(1), "m", WallTime(NOW - 30 * DAY), sums(2));
+    store.silent.store(true, Relaxed);
+    assert!(desk.deliver(None).await.failure.is_some());
+    store.silent.store(false, Relaxed);
+    desk.deliver(None).await;
+    store.silent.store(true, Relaxed);
+    let progress = desk.deliver(Some(WallTime(NOW))).await;
+    assert!(progress.folded == 0 && progress.failure.is_some(), "{progress:?}");
+    store.silent.store(false, Relaxed);
+    let [row] = desk.read(everything()).await.expect("read").try_into().expect("one row");
+    assert_eq!((row.span, row.sums), (Span::Day, sums(2)));
+    let progress = desk.deliver(Some(WallTime(NOW))).await;
+    assert_eq!((progress.rows, progress.folded, progress.failure), (1, 0, None));
 }

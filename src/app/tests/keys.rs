@@ -1,5 +1,6 @@
 //! Keys and usage on the real store: what was acknowledged is there after a restart, and what was used is counted on.
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use nebula_core::clock::WallTime;
@@ -10,7 +11,7 @@ use super::world::{DEADLINE, World};
 use crate::actors::failpoint::Failpoint;
 use crate::actors::journal::Filter;
 use crate::actors::tree::{Kind, Life};
-use crate::actors::usage;
+use crate::actors::{keys, usage};
 use crate::domain::error::ErrorClass;
 use crate::domain::event::Origin;
 use crate::domain::key::{ApiKey, Budget, KeyLimits, Limited, NewKey, Period};
@@ -157,5 +158,39 @@ fn what_was_used_is_written_down_by_itself_also_when_the_actor_falls() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         assert_eq!(written, 30, "nothing is counted twice");
+    });
+}
+
+#[test]
+fn what_is_stored_counts_when_nobody_knows_whether_a_key_was_changed() {
+    actix_rt::System::new().block_on(async {
+        let world = World::new().await;
+        let budget = Some(Budget { tokens: 100, period: Period::Total });
+        let (one, first) =
+            made(&world, NewKey { limits: KeyLimits { budget, ..KeyLimits::default() }, ..wanted("one") })
+                .await;
+        let (two, gone) = made(&world, wanted("two")).await;
+        used(&world, &first, 40).expect("within the budget");
+        let cell = world.system.tree.cell(keys::PATH).expect("there");
+        let (before, back) = (cell.incarnation(), || cell.life() == Life::Running);
+        world.keys_in_doubt.store(true, Relaxed);
+        let rotated = world.system.rotate_key(one.id, Duration::from_secs(60), Origin::nebulad()).await;
+        assert_eq!(rotated.expect_err("unknown").class, ErrorClass::Restarting);
+        world.until("the keys are loaded again", || cell.incarnation() > before && back()).await;
+        let before = cell.incarnation();
+        world.system.revoke_key(two.id, Origin::nebulad()).await.expect_err("unknown");
+        world.until("the keys are loaded again", || cell.incarnation() > before && back()).await;
+        world.keys_in_doubt.store(false, Relaxed);
+
+        assert_eq!([&first, &gone].map(|secret| known(&world, secret)), [Some(one.id), None]);
+        let table = world.system.keys();
+        let live = table.get(one.id).expect("it is listed");
+        assert_eq!(
+            live.key.secrets.len(),
+            2,
+            "the new secret, which nobody knows, and the old one for a while"
+        );
+        assert_eq!(live.spent(world.system.tree.clock().wall()), Some(40), "what was used stays used");
+        made(&world, wanted("two")).await;
     });
 }

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -31,6 +32,8 @@ use crate::domain::report::{NodeReport, ReplicaReport, ReportedStatus, Seen};
 use crate::domain::route::RouteTable;
 use crate::ports::{AgentApi, AgentError, BoxFuture, ByteStream, ExecOutcome, ExecQuery, LogQuery};
 use crate::store::{EmbeddedStore, Options};
+
+use super::doubtful::Doubtful;
 
 pub(super) const NODES: [&str; 3] = ["n1", "n2", "n3"];
 /// The deployments of the test, with their replicas; all others are made by the load.
@@ -107,6 +110,8 @@ pub(super) struct Log {
 pub(super) struct World {
     pub(super) system: System,
     pub(super) store: EmbeddedStore,
+    /// See [`Doubtful`].
+    pub(super) keys_in_doubt: Arc<AtomicBool>,
     pub(super) log: Rc<RefCell<Log>>,
     agents: Arc<Agents>,
     data: TempDir,
@@ -146,9 +151,10 @@ impl World {
     async fn in_dir(data: TempDir, agents: Arc<Agents>) -> Self {
         let options = Options { ballast_bytes: 0, ..Options::default() };
         let store = EmbeddedStore::open(data.path(), options).expect("opened");
+        let keys_in_doubt = Arc::<AtomicBool>::default();
         let parts = Parts {
             tree: Tree::new(Clock::start()),
-            store: Arc::new(store.clone()),
+            store: Arc::new(Doubtful { store: store.clone(), keys_in_doubt: keys_in_doubt.clone() }),
             agents: agents.clone(),
             routes: Arc::new(ArcSwap::from_pointee(RouteTable::default())),
             timing: Timing {
@@ -159,7 +165,7 @@ impl World {
             gateway_domain: "example.com".to_owned(),
         };
         let system = System::start(parts).await.expect("started");
-        let world = Self { system, store, log: Rc::default(), agents, data };
+        let world = Self { system, store, keys_in_doubt, log: Rc::default(), agents, data };
         for node in NODES {
             actix_rt::spawn(beat(world.system.clone(), world.agents.clone(), node, world.log.clone()));
         }

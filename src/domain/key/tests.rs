@@ -131,6 +131,7 @@ fn what_can_never_be_right_is_refused_by_name() {
         (wanted(""), "name"),
         (wanted(" k"), "name"),
         (wanted("a\nb"), "name"),
+        (wanted(".."), "name"),
         (wanted(&"x".repeat(129)), "name"),
         (models(&[]), "models"),
         (models(&[String::new()]), "models"),

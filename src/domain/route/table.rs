@@ -28,6 +28,10 @@ impl RouteTable {
 
     /// The same, of routes that other tables may hold too.
     #[must_use]
+    #[expect(
+        clippy::mutable_key_type,
+        reason = "only name and id are hashed and compared, and these never change"
+    )]
     pub fn of(mut routes: Vec<Arc<Route>>) -> Self {
         routes.sort_by(|a, b| (&a.name, a.created_at).cmp(&(&b.name, b.created_at)));
         let mut by_name = HashSet::with_capacity(routes.len());

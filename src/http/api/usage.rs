@@ -120,8 +120,12 @@ fn read_cursor(text: &str) -> Result<Place, Error> {
 
 async fn list(request: HttpRequest, api: Shared, wanted: web::Query<Wanted>) -> HttpResponse {
     let listed = async {
-        let (limit, query) = (wanted.limit()?, wanted.query(wall_now())?);
+        let (limit, mut query) = (wanted.limit()?, wanted.query(wall_now())?);
         let after = wanted.cursor.as_deref().map(read_cursor).transpose()?;
+        if let Some((from, ..)) = &after {
+            // The list begins with the oldest: what is before the last page's end need not be read again.
+            query.from = query.from.max(*from);
+        }
         let mut rows: Vec<(Place, UsageRow)> =
             api.system.usage(query).await?.into_iter().map(|row| (place(&row), row)).collect();
         rows.retain(|(place, _)| after.as_ref().is_none_or(|after| place > after));

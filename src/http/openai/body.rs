@@ -20,7 +20,7 @@ const RESERVE_MAX: usize = 1024 * 1024;
 /// The whole body, at most `limit` bytes of it.
 pub(crate) async fn read(
     request: &HttpRequest,
-    mut payload: web::Payload,
+    payload: &mut web::Payload,
     limit: usize,
     clock: &Clock,
 ) -> Result<Bytes, OpenAiError> {
@@ -30,15 +30,25 @@ pub(crate) async fn read(
         return Err(OpenAiError::TooLarge(limit));
     }
     let began = clock.now();
-    let mut body = BytesMut::with_capacity(declared.unwrap_or(0).min(RESERVE_MAX));
+    // Most bodies come in one piece, which need not be copied.
+    let mut first = Bytes::new();
+    let mut body = BytesMut::new();
     loop {
-        let patience = deadline(began, body.len()).since(clock.now()).min(GRACE);
+        let came = first.len().max(body.len());
+        let patience = deadline(began, came).since(clock.now()).min(GRACE);
         let next = tokio::time::timeout(patience, payload.next()).await;
         match next.map_err(|_| OpenAiError::BodyTimeout)? {
-            Some(Ok(chunk)) if body.len() + chunk.len() > limit => return Err(OpenAiError::TooLarge(limit)),
-            Some(Ok(chunk)) => body.extend_from_slice(&chunk),
+            Some(Ok(chunk)) if came + chunk.len() > limit => return Err(OpenAiError::TooLarge(limit)),
+            Some(Ok(chunk)) if came == 0 => first = chunk,
+            Some(Ok(chunk)) => {
+                if body.is_empty() {
+                    body.reserve(declared.unwrap_or(0).min(RESERVE_MAX).max(came + chunk.len()));
+                    body.extend_from_slice(&first);
+                }
+                body.extend_from_slice(&chunk);
+            }
             Some(Err(_)) => return Err(OpenAiError::InvalidJson("it broke off".to_owned())),
-            None => return Ok(body.freeze()),
+            None => return Ok(if body.is_empty() { first } else { body.freeze() }),
         }
     }
 }

@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use actix_web::HttpRequest;
 use actix_web::body::{BodySize, BoxBody, MessageBody};
-use actix_web::http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
+use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use bytes::Bytes;
 use nebula_core::clock::Clock;
-use nebula_core::ids::{NodeId, ReplicaId};
+use nebula_core::ids::{KeyId, NodeId, ReplicaId};
 use nebula_core::telemetry::access::{Line, Value};
 use nebula_dialect::Tally;
 use nebula_relay::End;
@@ -28,6 +28,8 @@ use super::Ledger;
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// What a client is said to have got that left before there was anything to say.
 const CLIENT_LEFT: u16 = 499;
+/// Most tokens that an engine is believed, of the prompts or the answers of one request: far more than any could have.
+const TOKENS_MAX: u64 = 1 << 28;
 
 /// What is learnt of a request while it is answered. Shared by those who answer it, on one thread.
 #[derive(Debug, Default)]
@@ -51,10 +53,33 @@ impl Facts {
         let _ = self.replica.set((replica, node.clone()));
     }
 
+    /// From now until the guard is told that it is over, whoever drops it leaves a response that has begun.
+    pub(crate) fn waits(self: &Rc<Self>) -> Waits {
+        Waits(Some(Rc::clone(self)))
+    }
+
     /// A byte of a good answer has come.
     pub(crate) fn byte_came(&self, clock: &Clock) {
         if self.first_byte.get().is_none() {
             self.first_byte.set(Some(clock.elapsed()));
+        }
+    }
+}
+
+/// A client that waits within a response which has begun.
+pub(crate) struct Waits(Option<Rc<Facts>>);
+
+impl Waits {
+    /// It has its answer.
+    pub(crate) fn over(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        if let Some(facts) = &self.0 {
+            facts.end.set(Some(End::Abandoned));
         }
     }
 }
@@ -68,11 +93,13 @@ pub(crate) struct Entry {
     trace_id: Option<String>,
     method: &'static str,
     path: &'static str,
+    /// Of a body that was read to its end.
     bytes_in: u64,
     bytes_out: u64,
     status: u16,
     /// The model's route, once the caller was let in.
     route: Option<Arc<Route>>,
+    key: Option<KeyId>,
     permit: Option<Permit>,
     streams: bool,
     prompt_estimate: u64,
@@ -82,8 +109,6 @@ pub(crate) struct Entry {
 impl Entry {
     /// A request has come.
     pub(crate) fn begin(ledger: &Rc<Ledger>, request: &HttpRequest, request_id: HeaderValue) -> Self {
-        let length =
-            request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         Self {
             began: ledger.clock.elapsed(),
             ledger: Rc::clone(ledger),
@@ -91,10 +116,11 @@ impl Entry {
             trace_id: trace_id(request.headers()),
             method: method(request),
             path: "",
-            bytes_in: length.unwrap_or(0),
+            bytes_in: 0,
             bytes_out: 0,
             status: CLIENT_LEFT,
             route: None,
+            key: None,
             permit: None,
             streams: false,
             prompt_estimate: 0,
@@ -114,10 +140,15 @@ impl Entry {
         self.prompt_estimate = prompt_estimate;
     }
 
-    /// The caller may use this route.
-    pub(crate) fn admitted(&mut self, route: &Arc<Route>, permit: Option<Permit>) {
+    /// The caller may use this route, on the account of this key.
+    pub(crate) fn let_in(&mut self, route: &Arc<Route>, key: Option<KeyId>) {
         self.route = Some(Arc::clone(route));
-        self.permit = permit;
+        self.key = key;
+    }
+
+    /// The key's limits leave room.
+    pub(crate) fn permitted(&mut self, permit: Permit) {
+        self.permit = Some(permit);
     }
 
     /// What is learnt while it is answered.
@@ -142,7 +173,7 @@ impl Entry {
         let cut = matches!(self.facts.end.get(), Some(End::Abandoned | End::Broken(_)));
         let aborted = cut || self.status == CLIENT_LEFT && self.facts.tries.get() > 0;
         match tally.usage {
-            Some(usage) => (usage.prompt, usage.completion, aborted),
+            Some(usage) => (usage.prompt.min(TOKENS_MAX), usage.completion.min(TOKENS_MAX), aborted),
             // What was cut short was worked on all the same; what ended without figures is counted by its pieces.
             None if aborted || tally.pieces > 0 => (self.prompt_estimate, tally.pieces, aborted),
             None => (0, 0, aborted),
@@ -159,16 +190,15 @@ impl Entry {
             return;
         }
         let (now, wall) = (self.ledger.clock.now(), self.ledger.clock.wall());
-        let key = self.permit.as_ref().map(|permit| permit.key().key.id);
         let sums = Sums {
             requests: 1,
             prompt_tokens: prompt,
             completion_tokens: completion,
             aborted: u64::from(aborted),
         };
-        self.ledger.usage.add(key, &route.name, wall, sums);
+        self.ledger.usage.add(self.key, &route.name, wall, sums);
         if let Some(permit) = &self.permit {
-            permit.spend(prompt + completion, now, wall);
+            permit.spend(prompt.saturating_add(completion), now, wall);
         }
     }
 
@@ -186,8 +216,8 @@ impl Entry {
             Some(End::Whole) | None => {}
         }
         line.field("duration_ms", Value::Millis(took));
-        if let Some(permit) = &self.permit {
-            line.field("key_id", Value::Text(&permit.key().key.id.to_string()));
+        if let Some(key) = self.key {
+            line.field("key_id", Value::Text(&key.to_string()));
         }
         line.field("method", Value::Text(self.method));
         if let Some(route) = &self.route {

@@ -1,5 +1,7 @@
 //! Sends a request to a replica, and to another when that one did not take it.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -9,7 +11,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use bytes::Bytes;
 use nebula_core::ids::ReplicaId;
 use nebula_dialect::{Asked, Outgoing, Scan, Surface, adapter};
-use nebula_relay::{Call, CallBody, HeaderLines, RequestHead, Upstream, UpstreamError};
+use nebula_relay::{Call, CallBody, HeaderLines, IllegalValue, RequestHead, Upstream, UpstreamError};
 
 use crate::domain::route::{Balance, Endpoint, InflightGuard, Pick, Route};
 use crate::http::error::OpenAiError;
@@ -20,6 +22,9 @@ use super::answer::{Answering, answer};
 use super::entry::Facts;
 use super::outcome::{Tries, Verdict};
 use super::request_id::REQUEST_ID;
+
+/// Most replicas for which header lines are kept on one thread.
+const REPLICA_LINES_MAX: usize = 4096;
 
 const DEPLOYMENT: HeaderName = HeaderName::from_static("x-nebula-deployment");
 const REPLICA: HeaderName = HeaderName::from_static("x-nebula-replica");
@@ -44,7 +49,6 @@ pub(crate) async fn forward(worker: &Worker, admitted: Admitted) -> Result<HttpR
     let adapter = adapter(route.runtime);
     let Outgoing { path, body, answer: wanted } =
         adapter.outgoing(&asked(&admitted)).map_err(OpenAiError::Refused)?;
-    let lines = lines(route)?;
     let pick = Pick { random: rand::random(), affinity: affinity(&admitted) };
     let mut tried: Vec<ReplicaId> = Vec::new();
     let mut tries = Tries::default();
@@ -55,7 +59,7 @@ pub(crate) async fn forward(worker: &Worker, admitted: Admitted) -> Result<HttpR
         tried.push(replica);
         admitted.facts.tries.set(admitted.facts.tries.get() + 1);
         let others = tried.len() < route.endpoints.len();
-        let call = call(worker, &admitted, &lines, path, &body, place.endpoint())?;
+        let call = call(worker, &admitted, path, &body, place.endpoint())?;
         let result = worker.client.send(call).await;
         let verdict = match &result {
             Ok(upstream) => Verdict::of_answer(upstream),
@@ -135,25 +139,42 @@ fn log(route: &Route, place: &InflightGuard, result: &Result<Upstream, UpstreamE
     }
 }
 
-/// What every replica of a route gets.
-fn lines(route: &Route) -> Result<HeaderLines, OpenAiError> {
+/// The header lines that are the same in every request to a replica: made once for each route and replica.
+#[derive(Default)]
+pub(crate) struct ReplicaLines(RefCell<HashMap<ReplicaId, (Arc<Route>, Rc<HeaderLines>)>>);
+
+impl ReplicaLines {
+    /// The lines for a replica of a route as it is published now.
+    fn of(&self, route: &Arc<Route>, replica: ReplicaId) -> Result<Rc<HeaderLines>, OpenAiError> {
+        let mut known = self.0.borrow_mut();
+        if let Some((of, lines)) = known.get(&replica)
+            && Arc::ptr_eq(of, route)
+        {
+            return Ok(Rc::clone(lines));
+        }
+        if known.len() >= REPLICA_LINES_MAX {
+            known.clear();
+        }
+        let lines = Rc::new(lines(route, replica).map_err(|_| OpenAiError::Upstream)?);
+        known.insert(replica, (Arc::clone(route), Rc::clone(&lines)));
+        Ok(lines)
+    }
+}
+
+fn lines(route: &Route, replica: ReplicaId) -> Result<HeaderLines, IllegalValue> {
     let credential = format!("Bearer {}", route.gateway_token.expose());
-    let lines = HeaderLines::default().text(&AUTHORIZATION, &credential);
-    lines
-        .and_then(|lines| lines.text(&DEPLOYMENT, &route.deployment_id.to_string()))
-        .map_err(|_| OpenAiError::Upstream)
+    let lines = HeaderLines::default().text(&AUTHORIZATION, &credential)?;
+    lines.text(&DEPLOYMENT, &route.deployment_id.to_string())?.text(&REPLICA, &replica.to_string())
 }
 
 fn call<'a>(
     worker: &Worker,
     admitted: &Admitted,
-    lines: &HeaderLines,
     path: &str,
     body: &Bytes,
     endpoint: &'a Endpoint,
 ) -> Result<Call<'a>, OpenAiError> {
-    let lines = lines.clone().text(&REPLICA, &endpoint.replica_id.to_string());
-    let lines = lines.map_err(|_| OpenAiError::Upstream)?;
+    let lines = worker.lines.of(&admitted.route, endpoint.replica_id)?;
     // Streams are watched for their end, so they must be readable.
     let ours = |name: &HeaderName| [ACCEPT_ENCODING, REQUEST_ID].contains(name);
     let head = RequestHead::new(&Method::POST, path, admitted.request.uri().query())

@@ -75,11 +75,25 @@ fn a_rotation_puts_another_secret_in_place_and_a_revocation_ends_all_of_them() {
 }
 
 #[test]
+fn an_expired_key_gets_no_new_secret_and_can_be_revoked() {
+    let mut machine = Machine::default();
+    let one = ApiKey { expires_at: Some(WallTime(AT.0 + 1_000)), ..key("one", 1) };
+    make(&mut machine, &one);
+    let (rotate, at_end) =
+        (Change::Rotate { id: one.id, hash: hash(2), overlap: Duration::ZERO }, WallTime(AT.0 + 1_000));
+    assert_eq!(class(machine.begin(rotate.clone(), at_end)), ErrorClass::Conflict);
+    assert!(machine.begin(rotate, AT).is_ok_and(|plan| {
+        machine.given_up(&plan);
+        machine.begin(Change::Revoke(one.id), at_end).is_ok()
+    }));
+}
+
+#[test]
 fn the_audit_tells_no_secret() {
     let mut machine = Machine::default();
     let one = ApiKey { models: Some(["a".to_owned()].into()), ..key("one", 1) };
     let plan = machine.begin(Change::Create(Box::new(one.clone())), AT).expect("planned");
-    assert_eq!(plan.to_string(), format!("key \"one\" ({}): 1 models", one.id));
+    assert_eq!(plan.to_string(), format!("key \"one\" ({}): one model", one.id));
     assert!(!format!("{plan:?}").contains(&hash(1).to_hex()));
 }
 
