@@ -2,6 +2,7 @@
 
 import argparse
 import datetime
+import fcntl
 import json
 import os
 import pathlib
@@ -32,6 +33,7 @@ def arguments():
     parser.add_argument("--only", help="names of gateways, separated by commas")
     parser.add_argument("--cases", help="of " + ", ".join([*cases.LOADS, "memory"]))
     parser.add_argument("--bin", type=pathlib.Path, default=ROOT / "target/release", help="where the programs are")
+    parser.add_argument("--deployments", type=int, default=NebulaMany.count, help="how many are many (10000)")
     parser.add_argument("--docs", action="store_true", help="put the figures into docs/benchmarks.md")
     parser.add_argument("--no-build", action="store_true", help="measure the programs that are there")
     return parser.parse_args()
@@ -41,6 +43,17 @@ def say(text):
     print(text, file=sys.stderr, flush=True)
 
 
+def alone():
+    """Two at a time would measure each other, and share a folder."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    lock = open(FOLDER / "lock", "w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise SystemExit("error: a bench is running already\n\nhint: wait for its end") from None
+    return lock
+
+
 class Bench:
     def __init__(self, args):
         self.args = args
@@ -48,7 +61,9 @@ class Bench:
         self.seconds = args.seconds or (2 if args.quick else 3)
         self.wanted = args.cases.split(",") if args.cases else [*cases.LOADS, "memory"]
         self.folder = FOLDER / "run"
+        self.lock = alone()
         shutil.rmtree(self.folder, ignore_errors=True)
+        NebulaMany.count = args.deployments
         programs = {name: args.bin / name for name in ("nebulad", "nebula-agent", "nebula-sim")}
         for program in programs.values():
             if not program.exists():
@@ -56,6 +71,7 @@ class Bench:
         cores, self.placing = self.cores()
         self.setting = Setting(self.folder, programs, free_port(), cores, workers=2)
         self.results = {"cases": {}, "memory": {"streams": {}, "idle": {}}, "skipped": [], "versions": {}}
+        self.results["deployments"] = args.deployments
         self.running = {}
         self.upstream = None
         self.many_files = allow_files(FILES) or os.sysconf("SC_OPEN_MAX") >= 2 * cases.STREAMS

@@ -183,7 +183,7 @@ impl DeploymentActor {
         let sent = async move {
             let _permit = permit;
             let _turn = turn.lock().await;
-            for _ in 0..SEND_TRIES {
+            for attempt in 0..SEND_TRIES {
                 match sessions.ask(&path, super::session::Enqueue(command.clone())).await {
                     Ok(Ok(())) => return,
                     Err(error) if error.class == ErrorClass::NotFound => return,
@@ -192,7 +192,10 @@ impl DeploymentActor {
                         return;
                     }
                     Ok(Err(error)) | Err(error) => {
-                        tracing::warn!(path, command_id = %command.id, %error, "command waits for its session");
+                        // Once is enough: with thousands of deployments the tries would fill the log.
+                        if attempt == 0 {
+                            tracing::warn!(path, command_id = %command.id, %error, "command waits for its session");
+                        }
                         tokio::time::sleep(SEND_RETRY).await;
                     }
                 }

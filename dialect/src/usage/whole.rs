@@ -203,6 +203,10 @@ fn near_the_end(answer: &[u8]) -> Option<&[u8]> {
         return None;
     }
     let key = memchr::memmem::rfind(answer, b"\"usage\"")?;
+    if answer.get(..key).is_some_and(|before| before.ends_with(b"\\")) {
+        // That quote is one within a string.
+        return None;
+    }
     let mut skip = Skipper::new(answer, key);
     skip.key(true).ok()??;
     let usage = skip.value().ok()?;
@@ -267,6 +271,7 @@ mod tests {
             (r#"{"usage":{"x":1},"b":[{}],"c":"}"} "#, Some(r#"{"x":1}"#)),
             (r#"{"usage":{"x":1},"metadata":{"usage":{"x":2}}}"#, None),
             (r#"{"usage":{"x":1},"list":["usage"]}"#, None),
+            (r#"{"usage":{"x":1},"\"usage":{"x":2}}"#, None),
             (r#"{"usage":null}"#, None),
             (r#"{"usage":{"x":1}"#, None),
             (r#"[{"usage":{"x":1}}]"#, None),

@@ -90,12 +90,17 @@ struct Opened {
     stream: TcpStream,
     /// The answer that is to go on; none: the connection is idle.
     answer: Option<Answer>,
+    /// The answer was over when its first bytes came.
+    over: bool,
 }
 
 impl Opened {
     /// Reads until the server ends the connection or the answer.
     async fn last(mut self) {
         let mut buffer = vec![0; READ_BYTES];
+        if self.over {
+            return;
+        }
         while let Ok(read) = self.stream.read(&mut buffer).await {
             let bytes = buffer.get(..read).unwrap_or_default();
             let goes_on = match &mut self.answer {
@@ -113,7 +118,7 @@ impl Opened {
 async fn idle(mut connection: Connection<'_>, request: &[u8]) -> Result<Opened, Failure> {
     connection.ask(Ask { request, stream: false, due: Duration::ZERO }).await?;
     let stream = connection.into_stream().ok_or(Failure::Closed)?;
-    Ok(Opened { stream, answer: None })
+    Ok(Opened { stream, answer: None, over: false })
 }
 
 /// A connection on which the first bytes of a stream have come.
@@ -121,14 +126,14 @@ async fn open_stream(server: (&str, u16), request: &[u8], limit: Duration) -> Re
     let opening = async {
         let mut stream = TcpStream::connect(server).await.map_err(|_| Failure::Connect)?;
         stream.write_all(request).await.map_err(|_| Failure::Closed)?;
-        let (mut buffer, mut answer) = (vec![0; READ_BYTES], Answer::new());
+        let (mut buffer, mut answer, mut over) = (vec![0; READ_BYTES], Answer::new(), false);
         while answer.status == 0 {
             let read = stream.read(&mut buffer).await.map_err(|_| Failure::Closed)?;
             let bytes = buffer.get(..read).filter(|bytes| !bytes.is_empty()).ok_or(Failure::Closed)?;
-            answer.feed(bytes, |_, _| Ok(()))?;
+            over = answer.feed(bytes, |_, _| Ok(()))?;
         }
         match (answer.status, answer.events) {
-            (200, true) => Ok(Opened { stream, answer: Some(answer) }),
+            (200, true) => Ok(Opened { stream, answer: Some(answer), over }),
             (200, false) => Err(Failure::Body),
             (status, _) => Err(Failure::Status(status)),
         }

@@ -14,6 +14,8 @@ use crate::http::error::OpenAiError;
 const GRACE: Duration = Duration::from_secs(30);
 /// What comes slower than this after the grace is cut, in bytes per second.
 const RATE_MIN: u64 = 1024;
+/// How long a body may take, however large: what has come is held meanwhile.
+const LONGEST: Duration = Duration::from_secs(600);
 /// Most room that is made on the word of a `content-length` alone, in bytes.
 const RESERVE_MAX: usize = 1024 * 1024;
 
@@ -55,7 +57,7 @@ pub(crate) async fn read(
 
 /// When more must have come of a body of which so many bytes have.
 fn deadline(began: Tick, bytes: usize) -> Tick {
-    began.plus(GRACE).plus(Duration::from_secs(bytes as u64 / RATE_MIN))
+    began.plus((GRACE + Duration::from_secs(bytes as u64 / RATE_MIN)).min(LONGEST))
 }
 
 #[cfg(test)]
@@ -67,6 +69,7 @@ mod tests {
         let after = |bytes| deadline(Tick(0), bytes);
         assert_eq!(after(0), Tick(30_000));
         assert_eq!(after(100), Tick(30_000), "a byte a second does not buy another second");
-        assert_eq!(after(32 * 1024 * 1024), Tick(30_000 + 32 * 1024 * 1000));
+        assert_eq!(after(256 * 1024), Tick(30_000 + 256 * 1_000));
+        assert_eq!(after(32 * 1024 * 1024), Tick(600_000), "what came quickly does not buy hours");
     }
 }

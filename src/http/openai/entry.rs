@@ -1,7 +1,7 @@
 //! The ledger's entry of one request: everything that is counted, metered and logged about it, written once when the
 //! request has ended, whichever way it ends. A request that is dropped is written as one whose client left.
 
-use std::cell::{Cell, OnceCell};
+use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -34,10 +34,10 @@ const TOKENS_MAX: u64 = 1 << 28;
 /// What is learnt of a request while it is answered. Shared by those who answer it, on one thread.
 #[derive(Debug, Default)]
 pub(crate) struct Facts {
-    /// The replica that answers, and its node.
-    replica: OnceCell<(ReplicaId, NodeId)>,
+    /// The replica that was asked last, and its node.
+    replica: RefCell<Option<(ReplicaId, NodeId)>>,
     /// How many replicas were asked.
-    pub(crate) tries: Cell<u32>,
+    tries: Cell<u32>,
     /// When the first byte of a good answer came, since the clock's start.
     first_byte: Cell<Option<Duration>>,
     /// Tokens so far.
@@ -47,10 +47,10 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
-    /// A replica is about to answer for good.
-    pub(crate) fn answers(&self, replica: ReplicaId, node: &NodeId) {
-        // Only one replica answers a request.
-        let _ = self.replica.set((replica, node.clone()));
+    /// A replica is asked.
+    pub(crate) fn asks(&self, replica: ReplicaId, node: &NodeId) {
+        self.replica.replace(Some((replica, node.clone())));
+        self.tries.set(self.tries.get() + 1);
     }
 
     /// From now until the guard is told that it is over, whoever drops it leaves a response that has begun.
@@ -223,7 +223,7 @@ impl Entry {
         if let Some(route) = &self.route {
             line.field("model", Value::Text(&route.name));
         }
-        if let Some((replica, node)) = self.facts.replica.get() {
+        if let Some((replica, node)) = &*self.facts.replica.borrow() {
             line.field("node_id", Value::Text(node.as_str()));
             line.field("replica_id", Value::Text(&replica.to_string()));
         }

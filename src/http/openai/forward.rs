@@ -57,7 +57,7 @@ pub(crate) async fn forward(worker: &Worker, admitted: Admitted) -> Result<HttpR
     while let Some(place) = route.take(&tried, pick) {
         let replica = place.endpoint().replica_id;
         tried.push(replica);
-        admitted.facts.tries.set(admitted.facts.tries.get() + 1);
+        admitted.facts.asks(replica, &place.endpoint().node_id);
         let others = tried.len() < route.endpoints.len();
         let call = call(worker, &admitted, path, &body, place.endpoint())?;
         let result = worker.client.send(call).await;
@@ -70,7 +70,6 @@ pub(crate) async fn forward(worker: &Worker, admitted: Admitted) -> Result<HttpR
         let again = others && tries.go_on(verdict.retry, &worker.budget);
         match result {
             Ok(upstream) if !again => {
-                admitted.facts.answers(replica, &place.endpoint().node_id);
                 let facts = Rc::clone(&admitted.facts);
                 let kind = verdict.kind;
                 let answering = Answering { worker, route, adapter, wanted, place, attempt, kind, facts };
@@ -139,9 +138,12 @@ fn log(route: &Route, place: &InflightGuard, result: &Result<Upstream, UpstreamE
     }
 }
 
+/// The route for which lines were made, and the lines.
+type Made = (Arc<Route>, Rc<HeaderLines>);
+
 /// The header lines that are the same in every request to a replica: made once for each route and replica.
 #[derive(Default)]
-pub(crate) struct ReplicaLines(RefCell<HashMap<ReplicaId, (Arc<Route>, Rc<HeaderLines>)>>);
+pub(crate) struct ReplicaLines(RefCell<HashMap<ReplicaId, Made>>);
 
 impl ReplicaLines {
     /// The lines for a replica of a route as it is published now.
