@@ -24,7 +24,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const HEAD_MAX: usize = 64 * 1024;
 /// Room made for one read, in bytes: small at first as most connections carry small events, more once a read fills it.
 const READ_MIN: usize = 8 * 1024;
-const READ_MAX: usize = 64 * 1024;
+const READ_MAX: usize = 32 * 1024;
 
 /// A connection. Dropped without [`Connection::close`] it is reset: a closing alone would be a legal half-close,
 /// after which an upstream may go on working for nobody.
