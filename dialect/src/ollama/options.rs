@@ -232,3 +232,15 @@ fn effort_of(json: &str, param: &'static str) -> Result<Cow<'static, str>, Refus
     };
     Ok(Cow::Borrowed(level))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_option_may_stand_at_the_top_of_a_request() {
+        for option in OPTIONS {
+            assert!(FIELDS.contains(&option), "{option} is not read");
+        }
+    }
+}
