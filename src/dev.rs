@@ -10,7 +10,6 @@ use nebula_core::address::is_loopback_host;
 use nebula_core::clock::{Clock, Tick, wall_now};
 use nebula_core::duration::human;
 use nebula_core::exit::{Exit, Fatal};
-use nebula_core::ids::{DeploymentId, Generation};
 use nebula_core::runtime::RuntimeKind;
 use nebula_core::source::ModelSource;
 use nebula_core::token::{Secret, TokenKind};
@@ -20,7 +19,7 @@ use crate::actors::catalog::Create;
 use crate::actors::deployment::machine::Intent;
 use crate::app::{App, Signals, end_at_once};
 use crate::config::{Config, DevArgs, Flags};
-use crate::domain::deployment::{Deployment, DeploymentSpec, Desired, Phase};
+use crate::domain::deployment::{Deployment, DeploymentSpec, Phase};
 use crate::domain::error::{Error, ErrorClass};
 use crate::domain::event::Origin;
 
@@ -220,19 +219,9 @@ first token after {}; all of it {} after the start",
 async fn deploy(app: &App, spec: DeploymentSpec) -> Result<(), Error> {
     let no_token =
         |error: nebula_core::token::NoRandomness| Error::new(ErrorClass::Internal, error.to_string());
-    let now = wall_now();
-    let dep = Deployment {
-        id: DeploymentId::random(),
-        name: NAME.to_owned(),
-        spec: spec.clone(),
-        desired: Desired::Running,
-        generation: Generation::FIRST,
-        token: Secret::generate(TokenKind::Deployment).map_err(no_token)?.hash(),
-        gateway_token: Secret::generate(TokenKind::Gateway).map_err(no_token)?,
-        created_at: now,
-        updated_at: now,
-        replicas: Vec::new(),
-    };
+    let token = Secret::generate(TokenKind::Deployment).map_err(no_token)?.hash();
+    let gateway_token = Secret::generate(TokenKind::Gateway).map_err(no_token)?;
+    let dep = Deployment::new(NAME.to_owned(), spec.clone(), token, gateway_token, wall_now());
     match app.system.create(Create { deployment: dep, key: None, origin: Origin::nebulad() }).await {
         Err(error) if error.class == ErrorClass::Conflict => {
             app.system.want(NAME, Intent::Change(Box::new(spec)), Origin::nebulad()).await?;

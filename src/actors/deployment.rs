@@ -307,6 +307,7 @@ impl Performer for DeploymentActor {
             Effect::Place(replica, generation) => self.seek_place(replica, generation, ctx),
             Effect::Release(replica) => self.system.release(replica),
             Effect::Send(node_id, replica_id, generation, action) => {
+                let drain = self.machine.deployment().drain(&action);
                 let command = Command {
                     id: CommandId::random(),
                     node_id,
@@ -314,6 +315,7 @@ impl Performer for DeploymentActor {
                     replica_id,
                     generation,
                     action,
+                    drain,
                     created_at: self.clock.wall(),
                 };
                 self.send(command);

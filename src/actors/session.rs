@@ -70,6 +70,7 @@ impl SessionStatus {
             node_id: node.id.clone(),
             node_name: node.name.clone(),
             availability: *availability,
+            scheduling: node.scheduling,
             proxy: node.proxy_address(),
             report_seq: self.reports,
             replicas: self.reported.iter().filter(|r| r.deployment_id == deployment).cloned().collect(),

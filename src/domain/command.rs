@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use nebula_core::clock::WallTime;
 use nebula_core::ids::{CommandId, DeploymentId, Generation, NodeId, ReplicaId};
@@ -24,6 +25,8 @@ pub struct Command {
     pub generation: Generation,
     /// What to do.
     pub action: Action,
+    /// How long requests in flight may take before a runtime is stopped for it.
+    pub drain: Duration,
     /// When it was given.
     pub created_at: WallTime,
 }
@@ -39,8 +42,8 @@ pub enum Action {
     Delete,
     /// Replace its credentials.
     Access {
-        /// The hash of the deployment token that is valid from now on.
-        token: Option<TokenHash>,
+        /// The hashes of the deployment tokens that are valid from now on.
+        tokens: Vec<TokenHash>,
         /// No token is needed.
         public: bool,
     },

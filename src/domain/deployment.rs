@@ -1,165 +1,23 @@
 //! Deployments: what the user wants (spec and desired state) beside what is (replicas and their phases).
 
-use std::collections::BTreeMap;
-use std::fmt;
 use std::time::Duration;
 
 use nebula_core::address::HostPort;
 use nebula_core::clock::WallTime;
 use nebula_core::ids::{DeploymentId, Generation, NodeId, ReplicaId};
-use nebula_core::runtime::{Driver, RuntimeKind};
+use nebula_core::runtime::RuntimeKind;
 use nebula_core::source::ModelSource;
 use nebula_core::token::{Secret, TokenHash};
 use serde::Serialize;
 
+use super::command::Action;
 use super::report::{Progress, Seen};
-use super::route::Balance;
 
-/// What the user asked for.
-#[derive(Clone, PartialEq, Eq, Serialize)]
-pub struct DeploymentSpec {
-    /// The model as the user named it.
-    pub model: String,
-    /// The engine.
-    pub runtime: RuntimeKind,
-    /// Where the weights come from; none for what needs none.
-    pub source: Option<ModelSource>,
-    /// Container image instead of the runtime's own.
-    pub image: Option<String>,
-    /// How to run it; none: the agent chooses.
-    pub driver: Option<Driver>,
-    /// Replaces the runtime's command line.
-    pub command: Vec<String>,
-    /// Added to the command line.
-    pub args: Vec<String>,
-    /// Added to the environment.
-    pub env: BTreeMap<String, String>,
-    /// A node's id or name: the only one that will do.
-    pub node: Option<String>,
-    /// Labels that a node must carry.
-    pub labels: BTreeMap<String, String>,
-    /// How many copies.
-    pub replicas: u32,
-    /// GPUs of each copy.
-    pub gpu: GpuNeed,
-    /// CPU of each copy.
-    pub cpu: CpuNeed,
-    /// Callers need no credential.
-    pub public: bool,
-    /// How long an unreachable replica is waited for.
-    pub lost_after: LostAfter,
-    /// Which replica gets a request.
-    pub routing: Balance,
-}
+mod spec;
 
-/// Shows the names in the environment and not the values: these may be secrets.
-impl fmt::Debug for DeploymentSpec {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            model,
-            runtime,
-            source,
-            image,
-            driver,
-            command,
-            args,
-            env,
-            node,
-            labels,
-            replicas,
-            gpu,
-            cpu,
-            public,
-            lost_after,
-            routing,
-        } = self;
-        let mut shown = f.debug_struct("DeploymentSpec");
-        shown.field("model", model);
-        shown.field("runtime", runtime);
-        shown.field("source", source);
-        shown.field("image", image);
-        shown.field("driver", driver);
-        shown.field("command", command);
-        shown.field("args", args);
-        shown.field("env", &env.keys().collect::<Vec<_>>());
-        shown.field("node", node);
-        shown.field("labels", labels);
-        shown.field("replicas", replicas);
-        shown.field("gpu", gpu);
-        shown.field("cpu", cpu);
-        shown.field("public", public);
-        shown.field("lost_after", lost_after);
-        shown.field("routing", routing);
-        shown.finish()
-    }
-}
-
-impl DeploymentSpec {
-    /// One private replica of `model`, with all that is not said left to the runtime.
-    #[must_use]
-    pub fn plain(model: &str, runtime: RuntimeKind) -> Self {
-        Self {
-            model: model.to_owned(),
-            runtime,
-            source: None,
-            image: None,
-            driver: None,
-            command: Vec::new(),
-            args: Vec::new(),
-            env: BTreeMap::new(),
-            node: None,
-            labels: BTreeMap::new(),
-            replicas: 1,
-            gpu: GpuNeed { count: runtime.default_gpu_count(), ..GpuNeed::default() },
-            cpu: CpuNeed::default(),
-            public: false,
-            lost_after: LostAfter::DEFAULT,
-            routing: Balance::default(),
-        }
-    }
-}
-
-/// GPUs of one replica.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct GpuNeed {
-    /// How many, all of the same type.
-    pub count: u32,
-    /// A part of the GPU's name, in any case.
-    #[serde(rename = "type")]
-    pub kind: Option<String>,
-    /// Memory of each GPU at least.
-    pub memory_bytes: u64,
-}
-
-/// CPU of one replica.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct CpuNeed {
-    /// Cores.
-    pub cores: u32,
-}
-
-/// How long an unreachable replica is waited for before it is replaced.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LostAfter {
-    /// This long after its node went offline.
-    After(Duration),
-    /// For ever.
-    Never,
-}
-
-impl LostAfter {
-    /// Unless the user says otherwise.
-    pub const DEFAULT: Self = Self::After(Duration::from_secs(300));
-}
-
-impl Serialize for LostAfter {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::After(after) => serializer.serialize_u64(after.as_secs()),
-            Self::Never => serializer.serialize_str("never"),
-        }
-    }
-}
+pub use self::spec::{
+    Autoscale, CpuNeed, DRAIN_DEFAULT, DeploymentSpec, GpuNeed, LostAfter, Policy, Strategy,
+};
 
 /// What the user wants of a deployment as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -186,8 +44,16 @@ pub struct Deployment {
     pub desired: Desired,
     /// Grows with each change of the spec and each restart.
     pub generation: Generation,
+    /// The generation at which what runs was last changed: the version of the spec.
+    pub revision: Generation,
+    /// The spec that the present one replaces, until that runs; what a change that fails goes back to.
+    pub previous: Option<Box<Previous>>,
     /// What the deployment token hashes to.
     pub token: TokenHash,
+    /// The token before, as long as it is valid too.
+    pub old_token: Option<OldToken>,
+    /// How much GPU memory the model is thought to need, if that could be found out.
+    pub hint: Option<MemoryHint>,
     /// What the gateway shows to agents' proxies.
     pub gateway_token: Secret,
     /// When it was created.
@@ -198,6 +64,35 @@ pub struct Deployment {
     pub replicas: Vec<Replica>,
 }
 
+/// A spec that is being replaced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Previous {
+    /// It.
+    pub spec: DeploymentSpec,
+    /// Its version: replicas with it run it.
+    pub revision: Generation,
+}
+
+/// A deployment token that was replaced and is valid for a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OldToken {
+    /// What it hashes to.
+    pub hash: TokenHash,
+    /// When it ends.
+    pub until: WallTime,
+}
+
+/// How much GPU memory a model is thought to need. A hint: nothing is refused for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct MemoryHint {
+    /// In all, over all GPUs of one replica, in bytes.
+    pub bytes: u64,
+    /// The weights alone, as they are fetched, in bytes.
+    pub weights_bytes: u64,
+    /// The arithmetic, for people.
+    pub how: String,
+}
+
 /// One copy of a deployment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Replica {
@@ -205,8 +100,10 @@ pub struct Replica {
     pub id: ReplicaId,
     /// Its place among the copies.
     pub index: u32,
-    /// The version of the spec it was last told to run.
+    /// What it was last told to run; commands and reports about it carry this.
     pub generation: Generation,
+    /// The version of the spec that it is for.
+    pub revision: Generation,
     /// Where it is; none while it waits for a place.
     pub placement: Option<Placement>,
     /// Where it stands.
@@ -318,6 +215,44 @@ impl Phase {
 }
 
 impl Deployment {
+    /// A deployment that is to run and has no replica yet.
+    #[must_use]
+    pub fn new(
+        name: String,
+        spec: DeploymentSpec,
+        token: TokenHash,
+        gateway_token: Secret,
+        now: WallTime,
+    ) -> Self {
+        Self {
+            id: DeploymentId::random(),
+            name,
+            spec,
+            desired: Desired::Running,
+            generation: Generation::FIRST,
+            revision: Generation::FIRST,
+            previous: None,
+            token,
+            old_token: None,
+            hint: None,
+            gateway_token,
+            created_at: now,
+            updated_at: now,
+            replicas: Vec::new(),
+        }
+    }
+
+    /// How long requests in flight may take before a runtime is stopped for this: what is deleted as a whole waits for
+    /// nobody.
+    #[must_use]
+    pub fn drain(&self, action: &Action) -> Duration {
+        match action {
+            Action::Start(_) | Action::Stop => self.spec.drain,
+            Action::Delete if self.desired != Desired::Deleted => self.spec.drain,
+            Action::Delete | Action::Access { .. } => Duration::ZERO,
+        }
+    }
+
     /// The name under which the runtime serves the model: the deployment's, as each runtime is told, but for Ollama,
     /// whose models keep the name under which they were pulled.
     #[must_use]

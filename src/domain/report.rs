@@ -6,7 +6,7 @@ use nebula_core::address::HostPort;
 use nebula_core::ids::{CommandId, DeploymentId, Generation, NodeId, ReplicaId};
 use serde::Serialize;
 
-use super::node::{Availability, NodeHealth, NodeStats};
+use super::node::{Availability, NodeHealth, NodeStats, Scheduling};
 
 /// What an agent says of one replica.
 #[derive(Clone, Debug, PartialEq)]
@@ -99,6 +99,8 @@ pub struct NodeFacts {
     pub node_name: String,
     /// Whether it is heard from.
     pub availability: Availability,
+    /// What the operator wants of it.
+    pub scheduling: Scheduling,
     /// Where its auth proxy listens.
     pub proxy: HostPort,
     /// Grows with each report of this run of nebulad; 0: none yet.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt};
 use nebula_core::address::HostPort;
+use nebula_core::token::TokenHash;
 use nebula_proto as proto;
 use nebula_proto::agent_service_client::AgentServiceClient;
 use tonic::transport::{Channel, Endpoint};
@@ -112,6 +113,7 @@ async fn deliver(mut client: AgentServiceClient<Channel>, command: Command) -> R
     let deployment_id = command.deployment_id.to_string();
     let replica_id = command.replica_id.to_string();
     let generation = command.generation.0;
+    let drain_seconds = convert::drain_seconds(&command);
     match &command.action {
         Action::Start(spec) => {
             let request = convert::start_request(&command, spec);
@@ -119,20 +121,26 @@ async fn deliver(mut client: AgentServiceClient<Channel>, command: Command) -> R
         }
         Action::Stop => {
             let timeout_seconds = STOP_GRACE_SECS;
-            let request =
-                proto::StopRuntimeRequest { deployment_id, timeout_seconds, generation, replica_id };
+            let request = proto::StopRuntimeRequest {
+                deployment_id,
+                timeout_seconds,
+                generation,
+                replica_id,
+                drain_seconds,
+            };
             client.stop_runtime(timed(request, DELIVER_TIMEOUT)).await.map(drop)
         }
         Action::Delete => {
-            let request = proto::DeleteDeploymentRequest { deployment_id, generation, replica_id };
+            let request =
+                proto::DeleteDeploymentRequest { deployment_id, generation, replica_id, drain_seconds };
             client.delete_deployment(timed(request, DELIVER_TIMEOUT)).await.map(drop)
         }
-        Action::Access { token, public } => {
+        Action::Access { tokens, public } => {
             let request = proto::UpdateAccessRequest {
                 deployment_id,
                 is_public: *public,
                 replica_id,
-                access_token_sha256: token.iter().map(|token| token.to_hex()).collect(),
+                access_token_sha256: tokens.iter().map(TokenHash::to_hex).collect(),
                 gateway_token: String::new(),
             };
             client.update_access(timed(request, DELIVER_TIMEOUT)).await.map(drop)

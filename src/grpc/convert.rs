@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use nebula_core::ids::{CommandId, Generation, NodeId};
+use nebula_core::token::TokenHash;
 use nebula_proto as proto;
 use tonic::Status;
 
@@ -216,9 +217,12 @@ pub(super) fn command(command: Command) -> proto::PlatformCommand {
     let mut start = None;
     match &command.action {
         Action::Start(spec) => start = Some(start_request(&command, spec)),
-        Action::Stop | Action::Delete => {}
-        Action::Access { token, public } => {
-            params.insert("access_token_sha256".to_owned(), token.map(|t| t.to_hex()).unwrap_or_default());
+        Action::Stop | Action::Delete => {
+            params.insert("drain_seconds".to_owned(), drain_seconds(&command).to_string());
+        }
+        Action::Access { tokens, public } => {
+            let hashes: Vec<String> = tokens.iter().map(TokenHash::to_hex).collect();
+            params.insert("access_token_sha256".to_owned(), hashes.join(","));
             params.insert("is_public".to_owned(), public.to_string());
         }
     }
@@ -231,6 +235,11 @@ pub(super) fn command(command: Command) -> proto::PlatformCommand {
         replica_id: command.replica_id.to_string(),
         start,
     }
+}
+
+/// How long requests in flight may take before a runtime is stopped for a command.
+pub(super) fn drain_seconds(command: &Command) -> i32 {
+    i32::try_from(command.drain.as_secs()).unwrap_or(i32::MAX)
 }
 
 /// A start command as the agent's own call takes it.
@@ -254,6 +263,7 @@ pub(super) fn start_request(command: &Command, spec: &StartSpec) -> proto::Start
         served_model_name: spec.served_name.clone(),
         access_token_sha256: spec.token.map(|token| token.to_hex()).unwrap_or_default(),
         gateway_token: spec.gateway_token.expose().to_owned(),
+        drain_seconds: drain_seconds(command),
     }
 }
 

@@ -129,6 +129,10 @@ mod tests {
         let spec =
             DeploymentSpec { replicas, ..DeploymentSpec::plain("llama", "sim".parse().expect("a runtime")) };
         Write::PutDeployment(Box::new(Deployment {
+            revision: Generation::FIRST,
+            previous: None,
+            old_token: None,
+            hint: None,
             id: DeploymentId::from_bytes([1; 16]),
             name: "llama".to_owned(),
             spec,

@@ -1,14 +1,19 @@
 //! Golden bytes: one file for each kind and schema of record that was ever written. What they say must be read for
 //! ever, and the newest schema must be written as it stands here. A file is only ever added; when a test here fails,
 //! the code is wrong, not the file.
+use std::time::Duration;
+
 use nebula_core::clock::WallTime;
-use nebula_core::ids::{CommandId, DeploymentId, KeyId, ReplicaId};
+use nebula_core::ids::{CommandId, DeploymentId, Generation, KeyId, ReplicaId};
 use nebula_core::token::TokenHash;
 use nebula_store::Record;
 
 use super::records;
 use super::tests::{deployment, key, node, start, usage};
 use crate::domain::command::{Action, Command};
+use crate::domain::deployment::{
+    Autoscale, Deployment, DeploymentSpec, MemoryHint, OldToken, Policy, Previous, Replica, Strategy,
+};
 use crate::domain::event::{JournalEvent, Line, Origin, Subject};
 use crate::domain::idempotency::UsedKey;
 use crate::domain::key::{ApiKey, KeyLimits};
@@ -81,21 +86,59 @@ fn nodes_deployments_and_replicas() {
     stays(golden!("node-1"), records::node, records::read_node, &node());
     let mut dep = deployment();
     let replica = dep.replicas.remove(0);
-    stays(golden!("deployment-2"), records::deployment, records::read_deployment, &dep);
+    stays(golden!("deployment-3"), records::deployment, records::read_deployment, &changing(&dep));
+    reads(golden!("deployment-2"), records::read_deployment, &dep);
     dep.spec.routing = Balance::default();
     reads(golden!("deployment-1"), records::read_deployment, &dep);
-    stays(golden!("replica-1"), records::replica, records::read_replica, &replica);
+    reads(golden!("replica-1"), records::read_replica, &replica);
+    let newer = Replica { revision: Generation(7), ..replica };
+    stays(golden!("replica-2"), records::replica, records::read_replica, &newer);
+}
+
+/// A deployment with all that the third schema has added.
+fn changing(dep: &Deployment) -> Deployment {
+    let spec = DeploymentSpec {
+        placement: Policy::Binpack,
+        strategy: Strategy::Recreate,
+        drain: Duration::from_secs(90),
+        autoscale: Some(Autoscale {
+            min: 0,
+            max: 4,
+            target: 8,
+            cooldown: Duration::from_secs(60),
+            idle_after: Duration::from_secs(300),
+        }),
+        ..dep.spec.clone()
+    };
+    let previous = Previous { spec: dep.spec.clone(), revision: Generation(3) };
+    let how = "8.0 B parameters x 2 bytes".to_owned();
+    Deployment {
+        spec,
+        revision: Generation(5),
+        previous: Some(Box::new(previous)),
+        old_token: Some(OldToken { hash: TokenHash::of("nbtok_old"), until: WallTime(1_702_400_000_000) }),
+        hint: Some(MemoryHint { bytes: 20 << 30, weights_bytes: 16 << 30, how }),
+        ..dep.clone()
+    }
 }
 
 #[test]
 fn commands() {
     let of = |action| Command { id: CommandId::from_bytes([9; 16]), action, ..start() };
-    let check = |golden, command: &Command| stays(golden, records::command, records::read_command, command);
-    check(golden!("command-1-start"), &start());
-    check(golden!("command-1-stop"), &of(Action::Stop));
-    check(golden!("command-1-delete"), &of(Action::Delete));
-    let access = Action::Access { token: Some(TokenHash::of("nbtok_x")), public: false };
-    check(golden!("command-1-access"), &of(access));
+    let access = || Action::Access { tokens: vec![TokenHash::of("nbtok_x")], public: false };
+    let old = |golden, command: &Command| reads(golden, records::read_command, command);
+    old(golden!("command-1-start"), &start());
+    old(golden!("command-1-stop"), &of(Action::Stop));
+    old(golden!("command-1-delete"), &of(Action::Delete));
+    old(golden!("command-1-access"), &of(access()));
+    let check = |golden, command: Command| {
+        let command = Command { drain: Duration::from_secs(60), ..command };
+        stays(golden, records::command, records::read_command, &command);
+    };
+    check(golden!("command-2-start"), start());
+    check(golden!("command-2-stop"), of(Action::Stop));
+    check(golden!("command-2-delete"), of(Action::Delete));
+    check(golden!("command-2-access"), of(access()));
 }
 
 #[test]

@@ -45,6 +45,8 @@ mod kind {
 
 /// The schema in which records are written, unless their file says otherwise.
 const SCHEMA: u16 = 1;
+/// The schema in which replicas are written. Older ones are read.
+const REPLICA_SCHEMA: u16 = 2;
 
 type Map = BTreeMap<String, String>;
 
@@ -101,6 +103,13 @@ struct ReplicaV1 {
     restarts: u32,
 }
 
+/// The first with what has been added since.
+#[derive(Encode, Decode)]
+struct ReplicaV2 {
+    first: ReplicaV1,
+    revision: u64,
+}
+
 #[derive(Encode, Decode)]
 struct PlacementV1 {
     node_id: String,
@@ -131,6 +140,21 @@ fn read<T: Decode<()>>(kind: u8, record: &Record) -> Result<T, StoreError> {
         return Err(misplaced(kind, record));
     }
     codec::decode(&record.payload).map_err(|error| damaged(error.to_string()))
+}
+
+/// Reads a record of the second schema, or of the first, which `from` completes.
+fn read_either<Old: Decode<()>, New: Decode<()>>(
+    kind: u8,
+    newest: u16,
+    record: &Record,
+    from: impl FnOnce(Old) -> New,
+) -> Result<New, StoreError> {
+    let unreadable = |error: codec::CodecError| damaged(error.to_string());
+    match (record.kind == kind, record.schema) {
+        (true, 1) => codec::decode(&record.payload).map(from).map_err(unreadable),
+        (true, schema) if schema == newest => codec::decode(&record.payload).map_err(unreadable),
+        (_, _) => Err(misplaced(kind, record)),
+    }
 }
 
 fn misplaced(kind: u8, record: &Record) -> StoreError {
@@ -247,7 +271,7 @@ pub(super) fn read_node(record: &Record) -> Result<Node, StoreError> {
 }
 
 pub(super) fn replica(replica: &Replica) -> Result<Record, StoreError> {
-    let stored = ReplicaV1 {
+    let first = ReplicaV1 {
         id: *replica.id.as_bytes(),
         index: replica.index,
         generation: replica.generation.0,
@@ -264,11 +288,14 @@ pub(super) fn replica(replica: &Replica) -> Result<Record, StoreError> {
         message: replica.message.clone(),
         restarts: replica.restarts,
     };
-    write(kind::REPLICA, &format!("replica {}", replica.id), &stored)
+    let stored = ReplicaV2 { first, revision: replica.revision.0 };
+    write_as(kind::REPLICA, REPLICA_SCHEMA, &format!("replica {}", replica.id), &stored)
 }
 
 pub(super) fn read_replica(record: &Record) -> Result<Replica, StoreError> {
-    let stored: ReplicaV1 = read(kind::REPLICA, record)?;
+    // Before there were changes that spare the old replicas, a deployment had one version only.
+    let first = |first| ReplicaV2 { first, revision: Generation::FIRST.0 };
+    let ReplicaV2 { first: stored, revision } = read_either(kind::REPLICA, REPLICA_SCHEMA, record, first)?;
     let placement = stored.placement.map(|place| {
         Ok::<_, StoreError>(Placement {
             node_id: parse::<NodeId>(&place.node_id)?,
@@ -281,6 +308,7 @@ pub(super) fn read_replica(record: &Record) -> Result<Replica, StoreError> {
         id: ReplicaId::from_bytes(stored.id),
         index: stored.index,
         generation: Generation(stored.generation),
+        revision: Generation(revision),
         placement: placement.transpose()?,
         phase: pick(&Phase::ALL, stored.phase)?,
         leaving: stored.leaving,

@@ -1,5 +1,7 @@
 use std::collections::BTreeMap;
 
+use std::time::Duration;
+
 use nebula_core::clock::WallTime;
 use nebula_core::ids::{CommandId, Generation, KeyId, ReplicaId};
 use nebula_core::runtime::{Driver, RuntimeKind};
@@ -9,7 +11,8 @@ use nebula_store::Batch;
 use super::*;
 use crate::domain::command::{Action, StartSpec};
 use crate::domain::deployment::{
-    CpuNeed, DeploymentSpec, Desired, GpuNeed, LostAfter, Phase, Placement, Replica,
+    CpuNeed, DRAIN_DEFAULT, DeploymentSpec, Desired, GpuNeed, LostAfter, Phase, Placement, Policy, Replica,
+    Strategy,
 };
 use crate::domain::event::{Happening, Line};
 use crate::domain::key::{Budget, KeyLimits, KeySecret, Period};
@@ -46,6 +49,7 @@ pub(super) fn node() -> Node {
 
 pub(super) fn deployment() -> Deployment {
     let replica = Replica {
+        revision: Generation::FIRST,
         id: ReplicaId::from_bytes([2; 16]),
         index: 0,
         generation: Generation(4),
@@ -64,9 +68,17 @@ pub(super) fn deployment() -> Deployment {
         seen: Seen::default(),
     };
     Deployment {
+        revision: Generation::FIRST,
+        previous: None,
+        old_token: None,
+        hint: None,
         id: DeploymentId::from_bytes([1; 16]),
         name: "org/model".to_owned(),
         spec: DeploymentSpec {
+            placement: Policy::default(),
+            strategy: Strategy::default(),
+            drain: DRAIN_DEFAULT,
+            autoscale: None,
             model: "org/model".to_owned(),
             runtime: RuntimeKind::Llamacpp,
             source: Some("fs:///models/x.gguf".parse().expect("a source")),
@@ -97,6 +109,7 @@ pub(super) fn deployment() -> Deployment {
 pub(super) fn start() -> Command {
     let dep = deployment();
     Command {
+        drain: Duration::ZERO,
         id: CommandId::from_bytes([9; 16]),
         node_id: node().id,
         deployment_id: dep.id,

@@ -275,9 +275,8 @@ impl Sim {
                 self.forget_declined(n, id, Some(command.generation.next()));
                 self.tell(n, id, replica::Event::Delete { generation })
             }
-            Action::Access { token, public } => {
-                let tokens = token.iter().copied().collect();
-                let access = Access { public: *public, tokens, gateway: None };
+            Action::Access { tokens, public } => {
+                let access = Access { public: *public, tokens: tokens.clone(), gateway: None };
                 self.tell(n, id, replica::Event::SetAccess { access })
             }
         }

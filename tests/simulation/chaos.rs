@@ -181,6 +181,10 @@ impl Sim {
             ..DeploymentSpec::plain("m", RuntimeKind::Sim)
         };
         let dep = Deployment {
+            revision: Generation::FIRST,
+            previous: None,
+            old_token: None,
+            hint: None,
             id: deployment_id(d),
             name: format!("d{d}"),
             spec,

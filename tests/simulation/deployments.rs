@@ -1,5 +1,8 @@
 //! The shell of deployments.
 
+use std::time::Duration;
+
+use nebulad::domain::node::Scheduling;
 use std::collections::BTreeSet;
 
 use nebula_core::ids::CommandId;
@@ -135,6 +138,7 @@ impl Sim {
                 let n = node_index(&node_id);
                 self.touch(n);
                 let command = Command {
+                    drain: Duration::ZERO,
                     id: CommandId::random(),
                     node_id,
                     deployment_id: deployment_id(d),
@@ -219,6 +223,7 @@ impl Sim {
             return;
         };
         let facts = NodeFacts {
+            scheduling: Scheduling::Schedulable,
             node_id: update.node.id.clone(),
             node_name: update.node.name.clone(),
             availability: update.availability,

@@ -149,7 +149,7 @@ impl AgentService for Service {
         &self,
         request: Request<StopRuntimeRequest>,
     ) -> Result<Response<StopRuntimeResponse>, Status> {
-        let StopRuntimeRequest { deployment_id, timeout_seconds, generation, replica_id } =
+        let StopRuntimeRequest { deployment_id, timeout_seconds, generation, replica_id, drain_seconds: _ } =
             request.into_inner();
         let (generation, grace) = (request::generation(generation), request::grace(timeout_seconds));
         self.tell(&deployment_id, &replica_id, Event::Stop { generation, grace }).await?;
@@ -186,7 +186,8 @@ impl AgentService for Service {
         &self,
         request: Request<DeleteDeploymentRequest>,
     ) -> Result<Response<DeleteDeploymentResponse>, Status> {
-        let DeleteDeploymentRequest { deployment_id, generation, replica_id } = request.into_inner();
+        let DeleteDeploymentRequest { deployment_id, generation, replica_id, drain_seconds: _ } =
+            request.into_inner();
         let meant = Self::selector(&deployment_id, &replica_id)?;
         let generation = request::generation(generation);
         match self.agent.replicas.tell(meant, &Event::Delete { generation }).await {

@@ -12,12 +12,12 @@ use crate::web;
 
 fn stop(start: &StartRuntimeRequest, generation: u64) -> StopRuntimeRequest {
     let (deployment_id, replica_id) = (start.deployment_id.clone(), start.replica_id.clone());
-    StopRuntimeRequest { deployment_id, replica_id, generation, timeout_seconds: 5 }
+    StopRuntimeRequest { drain_seconds: 0, deployment_id, replica_id, generation, timeout_seconds: 5 }
 }
 
 fn delete(start: &StartRuntimeRequest, generation: u64) -> DeleteDeploymentRequest {
     let (deployment_id, replica_id) = (start.deployment_id.clone(), start.replica_id.clone());
-    DeleteDeploymentRequest { deployment_id, replica_id, generation }
+    DeleteDeploymentRequest { drain_seconds: 0, deployment_id, replica_id, generation }
 }
 
 #[tokio::test]
@@ -189,7 +189,7 @@ async fn the_list_holds_every_replica() {
     let replica = [("x-nebula-replica", second.replica_id.as_str())];
     assert_eq!(web::chat(node.proxy, "one", &replica, false).await.status, 200);
     // Without a replica's id all of them are meant.
-    let all = StopRuntimeRequest { replica_id: String::new(), ..stop(&first, 0) };
+    let all = StopRuntimeRequest { drain_seconds: 0, replica_id: String::new(), ..stop(&first, 0) };
     node.api.stop_runtime(all).await.expect("accepted");
     until("both are stopped", async || {
         let list = node.api.list_deployments(ListDeploymentsRequest {}).await.ok()?.into_inner().deployments;

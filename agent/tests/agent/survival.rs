@@ -139,7 +139,13 @@ async fn a_runtime_that_will_not_end_is_killed_when_the_agent_stops() {
     until("it hears no signal", async || deaf.exists().then_some(())).await;
     // The stop grants it ten minutes; the agent's own stop does not.
     let (deployment_id, replica_id) = (start.deployment_id.clone(), start.replica_id.clone());
-    let patient = StopRuntimeRequest { deployment_id, replica_id, timeout_seconds: 600, generation: 0 };
+    let patient = StopRuntimeRequest {
+        drain_seconds: 0,
+        deployment_id,
+        replica_id,
+        timeout_seconds: 600,
+        generation: 0,
+    };
     node.api.stop_runtime(patient).await.expect("accepted");
     assert!(node.stop().await.success());
     assert!(processes_of(&start.replica_id).is_empty());

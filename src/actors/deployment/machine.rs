@@ -293,7 +293,7 @@ impl Machine {
 
     /// Tells every agent that runs a replica which credentials are valid.
     fn tell_access(&self) -> Vec<Effect> {
-        let access = Action::Access { token: Some(self.dep.token), public: self.dep.spec.public };
+        let access = Action::Access { tokens: vec![self.dep.token], public: self.dep.spec.public };
         let told = self.dep.replicas.iter().filter(|replica| !replica.leaving);
         told.filter_map(|replica| {
             let place = replica.placement.as_ref()?;

@@ -6,6 +6,8 @@
 //! What concerns one replica is said in order: while a call about it is under way, nothing later about it is. New
 //! credentials that came before the start that they follow would be lost, and the start's old ones would stay valid.
 
+use std::time::Duration;
+
 use nebula_core::clock::WallTime;
 use nebula_core::ids::{CommandId, DeploymentId, Generation, NodeId, ReplicaId};
 
@@ -261,6 +263,7 @@ impl Machine {
             replica_id: report.replica_id,
             generation: report.generation,
             action: Action::Delete,
+            drain: Duration::ZERO,
             created_at: wall,
         }
     }
@@ -284,6 +287,7 @@ mod tests {
             replica_id: replica,
             generation: Generation(generation),
             action,
+            drain: Duration::ZERO,
             created_at: WallTime(0),
         })
     }

@@ -192,6 +192,10 @@ impl World {
     pub(super) fn create_message(name: &str, replicas: u32) -> Create {
         let token = || Secret::generate(TokenKind::Gateway).expect("randomness");
         let deployment = Deployment {
+            revision: Generation::FIRST,
+            previous: None,
+            old_token: None,
+            hint: None,
             id: DeploymentId::random(),
             name: name.to_owned(),
             spec: DeploymentSpec { replicas, ..DeploymentSpec::plain("m", RuntimeKind::Sim) },

@@ -1,4 +1,7 @@
 use nebula_core::clock::WallTime;
+use std::time::Duration;
+
+use crate::domain::node::Scheduling;
 use nebula_core::ids::{DeploymentId, ReplicaId};
 use nebula_core::runtime::{Driver, RuntimeKind};
 use nebula_core::token::{Secret, TokenHash};
@@ -55,6 +58,10 @@ fn what_is_to_be_run_reaches_the_agent_at_every_start() {
         ..DeploymentSpec::plain("org/m", RuntimeKind::Vllm)
     };
     let mut machine = Machine::load(Deployment {
+        revision: Generation::FIRST,
+        previous: None,
+        old_token: None,
+        hint: None,
         id: DeploymentId::random(),
         name: "demo".to_owned(),
         spec,
@@ -68,6 +75,7 @@ fn what_is_to_be_run_reaches_the_agent_at_every_start() {
     });
     let node: NodeId = "a".parse().expect("an id");
     let facts = |report_seq| NodeFacts {
+        scheduling: Scheduling::Schedulable,
         node_id: node.clone(),
         node_name: "a".to_owned(),
         availability: crate::domain::node::Availability::Online,
@@ -110,6 +118,7 @@ fn start_of(effects: &[Effect]) -> proto::StartRuntimeRequest {
     let sent = effects.iter().find_map(|effect| match effect {
         Effect::Send(node_id, replica_id, generation, Action::Start(spec)) => {
             let command = Command {
+                drain: Duration::ZERO,
                 id: CommandId::random(),
                 node_id: node_id.clone(),
                 deployment_id: DeploymentId::from_bytes([1; 16]),

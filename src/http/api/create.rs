@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use nebula_core::clock::WallTime;
 use nebula_core::duration;
-use nebula_core::ids::{DeploymentId, Generation};
 use nebula_core::runtime::{Driver, RuntimeKind};
 use nebula_core::source::ModelSource;
 use nebula_core::token::{Secret, TokenKind};
@@ -12,7 +11,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::domain::deployment::{
-    CpuNeed, Deployment, DeploymentSpec, Desired, GpuNeed, LostAfter, is_deployment_name, slug,
+    CpuNeed, DRAIN_DEFAULT, Deployment, DeploymentSpec, GpuNeed, LostAfter, Policy, Strategy,
+    is_deployment_name, slug,
 };
 use crate::domain::error::{Error, ErrorClass};
 use crate::domain::image;
@@ -91,18 +91,7 @@ pub(super) fn deployment(body: CreateBody, now: WallTime) -> Result<(Deployment,
         |error: nebula_core::token::NoRandomness| Error::new(ErrorClass::Internal, error.to_string());
     let token = Secret::generate(TokenKind::Deployment).map_err(no_token)?;
     let gateway_token = Secret::generate(TokenKind::Gateway).map_err(no_token)?;
-    let dep = Deployment {
-        id: DeploymentId::random(),
-        name,
-        spec,
-        desired: Desired::Running,
-        generation: Generation::FIRST,
-        token: token.hash(),
-        gateway_token,
-        created_at: now,
-        updated_at: now,
-        replicas: Vec::new(),
-    };
+    let dep = Deployment::new(name, spec, token.hash(), gateway_token, now);
     Ok((dep, token))
 }
 
@@ -145,6 +134,10 @@ fn spec(body: CreateBody) -> Result<DeploymentSpec, Error> {
         labels: body.labels,
         public: body.public,
         routing: routing.unwrap_or_default(),
+        placement: Policy::default(),
+        strategy: Strategy::default(),
+        drain: DRAIN_DEFAULT,
+        autoscale: None,
     };
     if let Some(image) = &spec.image {
         image::check(image).map_err(wrong)?;

@@ -1,15 +1,21 @@
 //! The stored form of commands.
 
+use std::time::Duration;
+
 use bincode::{Decode, Encode};
 use nebula_core::clock::WallTime;
 use nebula_core::ids::{CommandId, DeploymentId, Generation, ReplicaId};
 use nebula_core::token::{Secret, TokenHash};
 use nebula_store::Record;
 
-use super::{Map, kind, parse, parse_some, read, write};
+use super::{Map, kind, parse, parse_some, read_either, write_as};
 use crate::domain::command::{Action, Command, StartSpec};
 use crate::ports::StoreError;
 
+/// The schema in which commands are written. Older ones are read.
+const SCHEMA: u16 = 2;
+
+/// Commands before they said how long requests may take.
 #[derive(Encode, Decode)]
 struct CommandV1 {
     id: [u8; 16],
@@ -28,6 +34,20 @@ enum ActionV1 {
     Stop,
     Delete,
     Access { token: Option<[u8; 32]>, public: bool },
+    AccessOf { tokens: Vec<[u8; 32]>, public: bool },
+}
+
+/// The first with what has been added since.
+#[derive(Encode, Decode)]
+struct CommandV2 {
+    first: CommandV1,
+    drain_secs: u64,
+}
+
+impl From<CommandV1> for CommandV2 {
+    fn from(first: CommandV1) -> Self {
+        Self { first, drain_secs: 0 }
+    }
 }
 
 #[derive(Encode, Decode)]
@@ -48,7 +68,7 @@ struct StartV1 {
 }
 
 pub(in crate::store) fn command(command: &Command) -> Result<Record, StoreError> {
-    let stored = CommandV1 {
+    let first = CommandV1 {
         id: *command.id.as_bytes(),
         node_id: command.node_id.to_string(),
         deployment_id: *command.deployment_id.as_bytes(),
@@ -58,13 +78,15 @@ pub(in crate::store) fn command(command: &Command) -> Result<Record, StoreError>
             Action::Start(spec) => ActionV1::Start(Box::new(start(spec))),
             Action::Stop => ActionV1::Stop,
             Action::Delete => ActionV1::Delete,
-            Action::Access { token, public } => {
-                ActionV1::Access { token: token.map(|token| *token.as_bytes()), public: *public }
-            }
+            Action::Access { tokens, public } => ActionV1::AccessOf {
+                tokens: tokens.iter().map(|token| *token.as_bytes()).collect(),
+                public: *public,
+            },
         },
         created_at: command.created_at.0,
     };
-    write(kind::COMMAND, &format!("command {}", command.id), &stored)
+    let stored = CommandV2 { first, drain_secs: command.drain.as_secs() };
+    write_as(kind::COMMAND, SCHEMA, &format!("command {}", command.id), &stored)
 }
 
 fn start(spec: &StartSpec) -> StartV1 {
@@ -104,7 +126,8 @@ fn read_start(stored: StartV1) -> Result<StartSpec, StoreError> {
 }
 
 pub(in crate::store) fn read_command(record: &Record) -> Result<Command, StoreError> {
-    let stored: CommandV1 = read(kind::COMMAND, record)?;
+    let CommandV2 { first: stored, drain_secs } =
+        read_either::<CommandV1, CommandV2>(kind::COMMAND, SCHEMA, record, CommandV2::from)?;
     Ok(Command {
         id: CommandId::from_bytes(stored.id),
         node_id: parse(&stored.node_id)?,
@@ -116,9 +139,13 @@ pub(in crate::store) fn read_command(record: &Record) -> Result<Command, StoreEr
             ActionV1::Stop => Action::Stop,
             ActionV1::Delete => Action::Delete,
             ActionV1::Access { token, public } => {
-                Action::Access { token: token.map(TokenHash::from_bytes), public }
+                Action::Access { tokens: token.into_iter().map(TokenHash::from_bytes).collect(), public }
+            }
+            ActionV1::AccessOf { tokens, public } => {
+                Action::Access { tokens: tokens.into_iter().map(TokenHash::from_bytes).collect(), public }
             }
         },
+        drain: Duration::from_secs(drain_secs),
         created_at: WallTime(stored.created_at),
     })
 }

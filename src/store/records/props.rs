@@ -12,6 +12,7 @@ use proptest::sample::select;
 use super::deployment::DESIRES;
 use super::*;
 use crate::domain::command::{Action, Command, StartSpec};
+use crate::domain::deployment;
 use crate::domain::deployment::{CpuNeed, Deployment, DeploymentSpec, GpuNeed, LostAfter};
 use crate::domain::event::{JournalEvent, Line, Origin, Subject};
 use crate::domain::key::{ApiKey, Budget, KeyLimits, KeySecret, Period};
@@ -92,14 +93,24 @@ prop_compose! {
 }
 
 prop_compose! {
+    fn any_autoscale()(min: u32, max: u32, target: u32, cooldown: u64, idle: u64) -> deployment::Autoscale {
+        let (cooldown, idle_after) = (Duration::from_secs(cooldown), Duration::from_secs(idle));
+        deployment::Autoscale { min, max, target, cooldown, idle_after }
+    }
+}
+
+prop_compose! {
     fn any_spec()(model in text(), runtime in runtime(), source in source(),
                   image in option::of(text()), driver in driver(),
                   words in (vec(text(), 0..3), vec(text(), 0..3)), maps in (map(), map()),
                   node in option::of(text()), replicas: u32,
                   gpu in (any::<u32>(), option::of(text()), any::<u64>()), cores: u32, public: bool,
-                  lost_after in option::of(any::<u64>()), routing in select(&Balance::ALL[..])) -> DeploymentSpec {
+                  lost_after in option::of(any::<u64>()), routing in select(&Balance::ALL[..]),
+                  more in (select(deployment::Policy::ALL), select(deployment::Strategy::ALL), any::<u64>(),
+                           option::of(any_autoscale()))) -> DeploymentSpec {
         let ((command, args), (env, labels)) = (words, maps);
         DeploymentSpec {
+            placement: more.0, strategy: more.1, drain: Duration::from_secs(more.2), autoscale: more.3,
             model, runtime, source, image, driver, command, args, env, node, labels, replicas, public, routing,
             gpu: GpuNeed { count: gpu.0, kind: gpu.1, memory_bytes: gpu.2 },
             cpu: CpuNeed { cores },
@@ -110,9 +121,16 @@ prop_compose! {
 
 prop_compose! {
     fn any_deployment()(id in deployment_id(), name in text(), spec in any_spec(),
-                        desired in select(&DESIRES[..]), generation: u64, token in hash(),
+                        desired in select(&DESIRES[..]), generation: u64, token in hash(), revision: u64,
+                        previous in option::of((any_spec(), any::<u64>())), old in option::of((hash(), wall())),
+                        hint in option::of((any::<u64>(), any::<u64>(), text())),
                         gateway_token in text(), created_at in wall(), updated_at in wall()) -> Deployment {
-        Deployment { id, name, spec, desired, generation: Generation(generation), token,
+        let previous = previous.map(|(spec, revision)| {
+            Box::new(deployment::Previous { spec, revision: Generation(revision) })
+        });
+        let old_token = old.map(|(hash, until)| deployment::OldToken { hash, until });
+        let hint = hint.map(|(bytes, weights_bytes, how)| deployment::MemoryHint { bytes, weights_bytes, how });
+        Deployment { revision: Generation(revision), previous, old_token, hint, id, name, spec, desired, generation: Generation(generation), token,
                      gateway_token: Secret::from_text(gateway_token), created_at, updated_at, replicas: Vec::new() }
     }
 }
@@ -125,10 +143,10 @@ prop_compose! {
 }
 
 prop_compose! {
-    fn any_replica()(id in replica_id(), index: u32, generation: u64, placement in option::of(any_placement()),
+    fn any_replica()(id in replica_id(), index: u32, generation: u64, revision: u64, placement in option::of(any_placement()),
                      phase in select(&Phase::ALL[..]), leaving: bool, container_id in text(), port: u16,
                      message in text(), restarts: u32) -> Replica {
-        Replica { id, index, generation: Generation(generation), placement, phase, leaving, container_id, port,
+        Replica { revision: Generation(revision), id, index, generation: Generation(generation), placement, phase, leaving, container_id, port,
                   message, restarts, seen: Seen::default() }
     }
 }
@@ -147,15 +165,15 @@ prop_compose! {
 
 fn any_action() -> impl Strategy<Value = Action> {
     let access =
-        (option::of(hash()), any::<bool>()).prop_map(|(token, public)| Action::Access { token, public });
+        (vec(hash(), 0..3), any::<bool>()).prop_map(|(tokens, public)| Action::Access { tokens, public });
     prop_oneof![any_start(), Just(Action::Stop), Just(Action::Delete), access]
 }
 
 prop_compose! {
     fn any_command()(id: [u8; 16], node_id in node_id(), deployment_id in deployment_id(),
-                     replica_id in replica_id(), generation: u64, action in any_action(),
+                     replica_id in replica_id(), generation: u64, action in any_action(), drain: u64,
                      created_at in wall()) -> Command {
-        Command { id: CommandId::from_bytes(id), node_id, deployment_id, replica_id,
+        Command { drain: Duration::from_secs(drain), id: CommandId::from_bytes(id), node_id, deployment_id, replica_id,
                   generation: Generation(generation), action, created_at }
     }
 }

@@ -1,5 +1,6 @@
 //! Deployments, replicas and nodes for the tests of the machine.
 
+use crate::domain::node::Scheduling;
 use nebula_core::ids::DeploymentId;
 use nebula_core::runtime::RuntimeKind;
 use nebula_core::token::Secret;
@@ -34,6 +35,7 @@ pub(super) fn placement(node: &str) -> Placement {
 /// A replica of generation 1 that runs on a node.
 pub(super) fn running(index: u8, node: &str) -> Replica {
     Replica {
+        revision: Generation::FIRST,
         id: replica_id(index),
         index: u32::from(index),
         generation: Generation(1),
@@ -64,6 +66,10 @@ pub(super) fn pending(index: u8) -> Replica {
 pub(super) fn deployment(replicas: Vec<Replica>) -> Deployment {
     let count = u32::try_from(replicas.len()).expect("few");
     Deployment {
+        revision: Generation::FIRST,
+        previous: None,
+        old_token: None,
+        hint: None,
         id: deployment_id(),
         name: "demo".to_owned(),
         spec: DeploymentSpec { replicas: count, ..DeploymentSpec::plain("demo", RuntimeKind::Sim) },
@@ -95,6 +101,7 @@ pub(super) fn reported(index: u8, generation: u64, status: ReportedStatus) -> Re
 /// An online node after so many reports.
 pub(super) fn facts(node: &str, report_seq: u64, replicas: Vec<ReplicaReport>) -> NodeFacts {
     NodeFacts {
+        scheduling: Scheduling::Schedulable,
         node_id: node_id(node),
         node_name: node.to_owned(),
         availability: Availability::Online,

@@ -11,7 +11,7 @@ fn other_spec() -> Box<DeploymentSpec> {
 }
 
 fn access(machine: &Machine) -> Action {
-    Action::Access { token: Some(machine.deployment().token), public: machine.deployment().spec.public }
+    Action::Access { tokens: vec![machine.deployment().token], public: machine.deployment().spec.public }
 }
 
 #[test]
@@ -141,7 +141,7 @@ fn new_credentials_are_told_to_every_replica_that_has_a_place_and_stays() {
     let mut machine = started(dep);
     machine.step(Event::Node(facts("c", 1, vec![reported(2, 1, ReportedStatus::Running)])));
     let effects = intend(&mut machine, Intent::Rotate(TokenHash::of("new")));
-    let access = Action::Access { token: Some(TokenHash::of("new")), public: true };
+    let access = Action::Access { tokens: vec![TokenHash::of("new")], public: true };
     let sends: Vec<_> = effects.iter().filter(|effect| matches!(effect, Effect::Send(..))).cloned().collect();
     let send = |node, index| Effect::Send(node_id(node), replica_id(index), Generation(1), access.clone());
     assert_eq!(sends, [send("a", 0), send("b", 1)]);

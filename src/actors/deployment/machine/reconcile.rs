@@ -81,6 +81,7 @@ impl Machine {
                 id: ReplicaId::random(),
                 index,
                 generation: Generation(0),
+                revision: self.dep.revision,
                 placement: None,
                 phase: Phase::Pending,
                 leaving: false,

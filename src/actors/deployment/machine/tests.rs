@@ -1,6 +1,7 @@
 //! The machine against a small world of nodes that do what agents do: they carry out commands at least once and
 //! in any order, drop what is older than what they have seen, and report what they run.
 
+use crate::domain::node::Scheduling;
 use nebula_core::ids::{DeploymentId, Generation};
 use nebula_core::runtime::RuntimeKind;
 use nebula_core::token::Secret;
@@ -13,6 +14,10 @@ const NODES: usize = 2;
 
 fn deployment(replicas: u32) -> Deployment {
     Deployment {
+        revision: Generation::FIRST,
+        previous: None,
+        old_token: None,
+        hint: None,
         id: DeploymentId::from_bytes([1; 16]),
         name: "demo".to_owned(),
         spec: DeploymentSpec { replicas, public: true, ..DeploymentSpec::plain("demo", RuntimeKind::Sim) },
@@ -96,6 +101,7 @@ impl FakeNode {
             seen: Seen::default(),
         });
         NodeFacts {
+            scheduling: Scheduling::Schedulable,
             node_id: self.id.clone(),
             node_name: self.id.to_string(),
             availability: if self.online { Availability::Online } else { Availability::Offline },

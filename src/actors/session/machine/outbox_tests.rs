@@ -26,6 +26,7 @@ fn id(n: u16) -> CommandId {
 
 fn command(n: u16, replica: ReplicaId, generation: u64, action: Action) -> Command {
     Command {
+        drain: Duration::ZERO,
         id: id(n),
         node_id: node(),
         deployment_id: DeploymentId::from_bytes(DEPLOYMENT),
@@ -60,7 +61,7 @@ fn start(model: &str) -> Action {
 }
 
 fn access(token: &str) -> Action {
-    Action::Access { token: Some(TokenHash::of(token)), public: false }
+    Action::Access { tokens: vec![TokenHash::of(token)], public: false }
 }
 
 fn empty() -> Machine {
@@ -342,6 +343,7 @@ fn a_stranger_is_deleted_as_it_was_reported() {
     };
     assert_eq!(stored, sent);
     let expected = Command {
+        drain: Duration::ZERO,
         id: sent.id,
         node_id: node(),
         deployment_id: DeploymentId::from_bytes([9; 16]),

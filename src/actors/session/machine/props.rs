@@ -113,7 +113,7 @@ impl World {
             Wish::Rotate if stand.generation > 0 => {
                 self.tokens = self.tokens.wrapping_add(1);
                 stand.token = self.tokens;
-                Action::Access { token: Some(hash(stand.token)), public: false }
+                Action::Access { tokens: vec![hash(stand.token)], public: false }
             }
             Wish::Stop if stand.generation > 0 => {
                 stand.stopped = true;
@@ -127,6 +127,7 @@ impl World {
             }
         };
         let command = Command {
+            drain: Duration::ZERO,
             id: CommandId::random(),
             node_id: node(),
             deployment_id: DeploymentId::from_bytes([1; 16]),
@@ -151,7 +152,9 @@ impl World {
             return;
         };
         match &command.action {
-            Action::Access { token, .. } => stand.token = token.map_or(0, |token| token.as_bytes()[0]),
+            Action::Access { tokens, .. } => {
+                stand.token = tokens.first().map_or(0, |token| token.as_bytes()[0])
+            }
             Action::Start(spec) if given > stand.generation => {
                 let token = spec.token.map_or(0, |token| token.as_bytes()[0]);
                 *stand = Stand { generation: given, token, stopped: false };

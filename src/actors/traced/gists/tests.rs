@@ -1,5 +1,7 @@
 use std::collections::BTreeMap;
 
+use std::time::Duration;
+
 use nebula_core::clock::WallTime;
 use nebula_core::ids::{CommandId, DeploymentId, Generation, ReplicaId};
 use nebula_core::runtime::RuntimeKind;
@@ -35,6 +37,10 @@ fn deployment(name: &str) -> Deployment {
     let mut spec = DeploymentSpec::plain("org/model", RuntimeKind::Sim);
     spec.env = BTreeMap::from([("HF_TOKEN".to_owned(), SECRET.to_owned())]);
     Deployment {
+        revision: Generation::FIRST,
+        previous: None,
+        old_token: None,
+        hint: None,
         id: DeploymentId::random(),
         name: name.to_owned(),
         spec,
@@ -54,6 +60,7 @@ fn create(name: &str, request: &str) -> Create {
 
 fn enqueue(replica: ReplicaId, action: Action) -> Enqueue {
     Enqueue(Command {
+        drain: Duration::ZERO,
         id: CommandId::random(),
         node_id: "n".parse().expect("an id"),
         deployment_id: DeploymentId::from_bytes([1; 16]),
@@ -153,7 +160,7 @@ fn no_message_shows_a_secret() {
         text_of(&Want { intent: Intent::Rotate(dep.token), origin: origin("1") }),
         text_of(&Publish(RouteSpec::of(&dep))),
         text_of(&enqueue(ReplicaId::random(), start())),
-        text_of(&enqueue(ReplicaId::random(), Action::Access { token: Some(dep.token), public: false })),
+        text_of(&enqueue(ReplicaId::random(), Action::Access { tokens: vec![dep.token], public: false })),
     ];
     for text in texts {
         assert!(!text.is_empty() && secrets.iter().all(|secret| !text.contains(secret)), "{text}");
