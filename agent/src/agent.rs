@@ -54,7 +54,14 @@ impl Agent {
 
     /// How busy this node is.
     pub(crate) fn stats(&self) -> AgentNodeStats {
-        self.host.stats(&self.gpus.inventory())
+        let held = self.replicas.shared().models.held();
+        let bytes = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+        AgentNodeStats {
+            disk_free_bytes: held.disk.map(|(free, _)| bytes(free)),
+            disk_total_bytes: held.disk.map(|(_, all)| bytes(all)),
+            models: held.models.clone(),
+            ..self.host.stats(&self.gpus.inventory())
+        }
     }
 
     /// What this machine is.
@@ -148,5 +155,6 @@ pub(crate) fn report(snapshot: &Arc<Snapshot>) -> AgentDeploymentStatus {
         progress_percent: snapshot.progress.percent.unwrap_or_default(),
         progress_message: snapshot.progress.message.clone(),
         out_of_memory: view.out_of_memory,
+        inflight: Some(snapshot.gate.inflight()),
     }
 }

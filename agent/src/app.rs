@@ -60,8 +60,8 @@ pub struct Running {
     stop_registrar: watch::Sender<bool>,
     grpc: JoinHandle<()>,
     registrar: JoinHandle<()>,
-    /// What only looks: at the machine, at the Engine, at which runtimes are here.
-    lookers: [JoinHandle<()>; 3],
+    /// What only looks: at the machine, at the Engine, at which runtimes and which models are here.
+    lookers: [JoinHandle<()>; 4],
     servers: [actix_web::dev::ServerHandle; 2],
 }
 
@@ -187,6 +187,8 @@ fn serve(
     });
     let watching = Arc::clone(&agent);
     let host = tokio::spawn(async move { watching.host.watch().await });
+    let held = agent.replicas.shared().models.clone();
+    let models = tokio::spawn(async move { held.watch().await });
     let (gpus, offers) = (agent.gpus.clone(), agent.offers.clone());
     let deregister = config.deregister_on_stop;
     let registrar = tokio::spawn(async move {
@@ -203,7 +205,7 @@ fn serve(
         stop_registrar,
         grpc,
         registrar,
-        lookers: [host, engine, looking],
+        lookers: [host, models, engine, looking],
         servers,
     })
 }

@@ -48,6 +48,7 @@ impl Host {
             memory_used_bytes: bytes(system.used_memory()),
             memory_total_bytes: bytes(system.total_memory()),
             gpu_stats: gpus.gpus.iter().map(gpu_stats).collect(),
+            ..AgentNodeStats::default()
         })
     }
 

@@ -8,7 +8,9 @@ mod choose;
 mod digest;
 mod download;
 mod error;
+mod estimate;
 mod flights;
+mod held;
 mod http;
 mod hub;
 mod ollama;
@@ -22,6 +24,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use nebula_core::clock::Clock;
+use nebula_core::memory::Need;
 use nebula_core::runtime::RuntimeKind;
 use nebula_core::source::ModelSource;
 use nebula_core::token::Secret;
@@ -34,7 +37,9 @@ pub(crate) use self::choose::Purpose;
 use self::download::{Limits, blocking};
 pub(crate) use self::error::{Kind, ModelError};
 pub(crate) use self::flights::Flight;
-use self::flights::Flights;
+use self::flights::{Flights, Outcome};
+use self::held::Held;
+pub(crate) use self::held::Seen;
 pub(crate) use self::hub::Repository;
 pub(crate) use self::ollama::Pull;
 pub(crate) use self::s3::{Objects, S3Settings};
@@ -44,6 +49,8 @@ use crate::runtimes;
 
 /// Where the hub is unless the environment says otherwise.
 const HF_ENDPOINT: &str = "https://huggingface.co";
+/// Where Ollama's library is.
+const OLLAMA_REGISTRY: &str = "https://registry.ollama.ai";
 /// A deployment that sets one of these wants its runtime to see to its model alone.
 const HUB_VARIABLES: [&str; 5] =
     ["HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HUB_OFFLINE", "HF_ENDPOINT"];
@@ -64,6 +71,8 @@ pub(crate) struct Settings {
     /// Opens private and gated repositories.
     pub(crate) hf_token: Option<Secret>,
     pub(crate) s3: S3Settings,
+    /// The address of Ollama's library.
+    pub(crate) ollama_registry: String,
 }
 
 impl Settings {
@@ -77,6 +86,7 @@ impl Settings {
             hf_endpoint: variable("HF_ENDPOINT").unwrap_or_else(|| HF_ENDPOINT.to_owned()),
             hf_token: TOKEN_VARIABLES.iter().find_map(|name| variable(name)).map(Secret::from_text),
             s3: S3Settings::from_environment(variable),
+            ollama_registry: OLLAMA_REGISTRY.to_owned(),
             dir,
         }
     }
@@ -88,6 +98,9 @@ struct Inner {
     limits: Limits,
     flights: Flights,
     files: Semaphore,
+    /// Turns of those who only look at metadata.
+    estimates: Semaphore,
+    held: Held,
     /// Held while it is looked whether something fits.
     room: tokio::sync::Mutex<()>,
     clock: Clock,
@@ -121,6 +134,8 @@ impl Models {
             limits,
             flights: Flights::default(),
             files: Semaphore::new(transfer::AT_ONCE_ON_NODE),
+            estimates: Semaphore::new(estimate::AT_ONCE),
+            held: Held::default(),
             room: tokio::sync::Mutex::default(),
             clock: Clock::start(),
             outside: OnceLock::new(),
@@ -188,31 +203,47 @@ impl Models {
     /// Fetches from the hub.
     pub(crate) fn hub(&self, repository: Repository) -> Result<Arc<Flight>, ModelError> {
         let (inner, key) = (Arc::clone(&self.0), repository.key());
-        self.0.flights.join(&key, |chalk| hub::fetch(inner, repository, chalk))
+        self.0.flights.join(&key, |chalk| looking(Arc::clone(&self.0), hub::fetch(inner, repository, chalk)))
     }
 
     /// Fetches from S3.
     pub(crate) fn s3(&self, objects: Objects) -> Result<Arc<Flight>, ModelError> {
         let (inner, key) = (Arc::clone(&self.0), objects.key());
-        self.0.flights.join(&key, |chalk| s3::fetch(inner, objects, chalk))
+        self.0.flights.join(&key, |chalk| looking(Arc::clone(&self.0), s3::fetch(inner, objects, chalk)))
     }
 
     /// Lets Ollama fetch.
     pub(crate) fn ollama(&self, pull: Pull) -> Result<Arc<Flight>, ModelError> {
         let (inner, key) = (Arc::clone(&self.0), pull.key());
-        self.0.flights.join(&key, |chalk| ollama::fetch(inner, pull, chalk))
+        self.0.flights.join(&key, |chalk| looking(Arc::clone(&self.0), ollama::fetch(inner, pull, chalk)))
     }
 
     /// The real path of a model that is on the node.
     pub(crate) async fn find(&self, path: &str) -> Result<PathBuf, ModelError> {
-        let (inner, path) = (Arc::clone(&self.0), PathBuf::from(path));
-        blocking("looked for a file", move || {
-            runtimes::check_path(&path, &inner.settings.fs_roots)
-                .map_err(|error| ModelError::new(Kind::NotFound, error.to_string()))?;
-            std::fs::canonicalize(&path)
-                .map_err(|error| ModelError::files(&format!("{} cannot be read", path.display()), &error))
-        })
-        .await?
+        find_path(&self.0, path).await
+    }
+
+    /// Estimates how much memory a model needs, by its metadata. Bounded in time.
+    ///
+    /// # Errors
+    /// When the metadata cannot be had, or says nothing of the model's size.
+    pub(crate) async fn estimate(
+        &self,
+        source: &ModelSource,
+        runtime: RuntimeKind,
+        args: &[String],
+    ) -> Result<Need, ModelError> {
+        estimate::estimate(&self.0, source, runtime, args).await
+    }
+
+    /// What this node holds, as it was last seen.
+    pub(crate) fn held(&self) -> Arc<Seen> {
+        self.0.held.seen()
+    }
+
+    /// Looks what this node holds, for as long as it is polled.
+    pub(crate) async fn watch(&self) {
+        self.0.held.watch(&self.0.settings).await;
     }
 
     /// Waits for a fetch and tells how far it is.
@@ -247,6 +278,25 @@ impl Models {
         }
         outcome
     }
+}
+
+/// A fetch, after which it is looked again what this node holds.
+async fn looking(inner: Arc<Inner>, fetch: impl Future<Output = Outcome>) -> Outcome {
+    let outcome = fetch.await;
+    inner.held.look_again();
+    outcome
+}
+
+/// The real path of a model that is on the node.
+async fn find_path(inner: &Arc<Inner>, path: &str) -> Result<PathBuf, ModelError> {
+    let (inner, path) = (Arc::clone(inner), PathBuf::from(path));
+    blocking("looked for a file", move || {
+        runtimes::check_path(&path, &inner.settings.fs_roots)
+            .map_err(|error| ModelError::new(Kind::NotFound, error.to_string()))?;
+        std::fs::canonicalize(&path)
+            .map_err(|error| ModelError::files(&format!("{} cannot be read", path.display()), &error))
+    })
+    .await?
 }
 
 /// A repository as a runtime needs it; `org/name:Q8_0` names a quantization.

@@ -1,6 +1,8 @@
 //! The auth proxy: checks who calls and streams to the runtime on loopback and back.
 
 mod answer;
+pub(crate) mod gate;
+mod held;
 mod path;
 pub(crate) mod stats;
 pub(crate) mod table;
@@ -104,12 +106,15 @@ async fn answer_to(request: &HttpRequest, body: &mut Option<web::Payload>, route
     if admitted.is_empty() {
         return answer::unauthorized();
     }
-    let ready: Vec<_> = admitted.into_iter().filter(|route| route.ready).collect();
+    let ready: Vec<_> = admitted.into_iter().filter(|route| route.gate.is_open()).collect();
     // Any of them will do; nebulad's gateway names the replica that it wants.
     let chosen = ready.get(rand::random_range(0..ready.len().max(1)));
-    let (Some(route), Some(body)) = (chosen, body.take()) else { return answer::not_ready() };
+    let Some((route, entered)) = chosen.and_then(|route| Some((route, route.gate.pass()?))) else {
+        return answer::not_ready();
+    };
+    let Some(body) = body.take() else { return answer::not_ready() };
     match pass(request, body, route, rest).await {
-        Ok(answer) => answer,
+        Ok(answer) => answer.map_body(|_, body| held::until_over(body, entered)),
         Err(error) => {
             tracing::debug!(deployment_id = %route.deployment, replica_id = %route.replica, %error, "call failed");
             answer::upstream(&error)

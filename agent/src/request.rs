@@ -17,6 +17,8 @@ const NAME_MAX: usize = 512;
 const IMAGE_MAX: usize = 512;
 /// Valid deployment tokens at a time.
 const TOKENS_MAX: usize = 16;
+/// The longest time that requests in flight may be granted.
+const DRAIN_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// The longest grace a stop may ask for.
 const GRACE_MAX: Duration = Duration::from_secs(600);
 
@@ -48,7 +50,8 @@ pub(crate) fn start(request: StartRuntimeRequest) -> Result<Start, BadRequest> {
     let access = access(&request)?;
     let port = u16::try_from(request.port).map_err(|_| invalid("the port is none from 0 to 65535"))?;
     let generation = Generation(request.generation);
-    Ok(Start { deployment, replica, generation, spec: spec(request)?, access, port })
+    let drain = drain(request.drain_seconds);
+    Ok(Start { deployment, replica, generation, spec: spec(request)?, access, port, drain })
 }
 
 fn spec(request: StartRuntimeRequest) -> Result<Spec, BadRequest> {
@@ -110,13 +113,23 @@ fn image(text: String) -> Result<Option<String>, BadRequest> {
 }
 
 fn access(request: &StartRuntimeRequest) -> Result<Access, BadRequest> {
-    let hash = match (request.access_token_sha256.as_str(), request.access_token.as_str()) {
-        ("", "") => None,
-        ("", token) => Some(TokenHash::of(token)),
-        (hex, _) => Some(TokenHash::from_hex(hex).map_err(invalid)?),
-    };
-    let tokens = hash.into_iter().collect();
+    let mut tokens = tokens(&hashes(&request.access_token_sha256))?;
+    if tokens.is_empty() && !request.access_token.is_empty() {
+        tokens.push(TokenHash::of(&request.access_token));
+    }
     Ok(Access { public: request.is_public, tokens, gateway: gateway(&request.gateway_token) })
+}
+
+/// Hashes of tokens in one text, separated by commas: while one is rotated, the one before is valid too.
+pub(crate) fn hashes(text: &str) -> Vec<String> {
+    text.split(',').map(str::trim).filter(|hash| !hash.is_empty()).map(str::to_owned).collect()
+}
+
+fn tokens(hashes: &[String]) -> Result<Vec<TokenHash>, BadRequest> {
+    if hashes.len() > TOKENS_MAX {
+        return Err(invalid(format!("more than {TOKENS_MAX} tokens")));
+    }
+    hashes.iter().map(|hex| TokenHash::from_hex(hex)).collect::<Result<_, _>>().map_err(invalid)
 }
 
 fn gateway(token: &str) -> Option<TokenHash> {
@@ -125,12 +138,7 @@ fn gateway(token: &str) -> Option<TokenHash> {
 
 /// New credentials. An empty gateway token keeps the old one.
 pub(crate) fn new_access(public: bool, hashes: &[String], gateway_token: &str) -> Result<Access, BadRequest> {
-    if hashes.len() > TOKENS_MAX {
-        return Err(invalid(format!("more than {TOKENS_MAX} tokens")));
-    }
-    let tokens =
-        hashes.iter().map(|hex| TokenHash::from_hex(hex)).collect::<Result<_, _>>().map_err(invalid)?;
-    Ok(Access { public, tokens, gateway: gateway(gateway_token) })
+    Ok(Access { public, tokens: tokens(hashes)?, gateway: gateway(gateway_token) })
 }
 
 /// Which replicas a request is about.
@@ -152,6 +160,11 @@ pub(crate) fn generation(number: u64) -> Option<Generation> {
 pub(crate) fn grace(seconds: i32) -> Option<Duration> {
     let seconds = u64::try_from(seconds).ok().filter(|seconds| *seconds > 0)?;
     Some(Duration::from_secs(seconds).min(GRACE_MAX))
+}
+
+/// How long requests in flight may take; nothing, or less than that: no time.
+pub(crate) fn drain(seconds: i32) -> Duration {
+    Duration::from_secs(u64::try_from(seconds).unwrap_or_default()).min(DRAIN_MAX)
 }
 
 #[cfg(test)]
@@ -203,6 +216,25 @@ mod tests {
     }
 
     #[test]
+    fn several_tokens_are_valid_at_a_time() {
+        let hash = |token: &str| TokenHash::of(token).to_hex();
+        let access_token_sha256 = format!("{}, {},", hash("nbtok_1"), hash("nbtok_2"));
+        let started = start(StartRuntimeRequest { access_token_sha256, ..request() }).expect("valid").access;
+        let changed = new_access(false, &[hash("nbtok_1"), hash("nbtok_2")], "").expect("valid");
+        for access in [started, changed] {
+            assert!(access.admits(Some("nbtok_1")) && access.admits(Some("nbtok_2")));
+            assert!(!access.admits(Some("nbtok_3")) && !access.admits(None));
+        }
+        let many = vec![hash("x"); TOKENS_MAX + 1];
+        assert_eq!(
+            new_access(false, &many, "").map_err(|error| error.to_string()),
+            Err("more than 16 tokens".to_owned())
+        );
+        assert!(new_access(false, &["zz".to_owned()], "").is_err());
+        assert_eq!(hashes(" , ,"), Vec::<String>::new());
+    }
+
+    #[test]
     fn every_wrong_field_is_refused() {
         let bad = |change: fn(&mut StartRuntimeRequest)| {
             let mut request = request();
@@ -232,5 +264,7 @@ mod tests {
         assert_eq!(grace(0), None);
         assert_eq!(grace(-1), None);
         assert_eq!(grace(100_000), Some(GRACE_MAX));
+        assert_eq!((drain(0), drain(-1)), (Duration::ZERO, Duration::ZERO));
+        assert_eq!((drain(60), drain(i32::MAX)), (Duration::from_secs(60), DRAIN_MAX));
     }
 }

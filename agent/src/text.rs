@@ -1,15 +1,11 @@
 //! Small things about text.
 
+use nebula_core::text::cut;
+
 /// At most `limit` bytes of a text, cut between characters; what was cut is marked.
-pub(crate) fn clip(mut text: String, limit: usize) -> String {
+pub(crate) fn clip(text: String, limit: usize) -> String {
     const MARK: &str = "…";
-    if text.len() > limit {
-        let room = limit.saturating_sub(MARK.len());
-        let end = (0..=room).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
-        text.truncate(end);
-        text.push_str(MARK);
-    }
-    text
+    if text.len() > limit { cut(text, limit.saturating_sub(MARK.len())) + MARK } else { text }
 }
 
 #[cfg(test)]

@@ -11,6 +11,8 @@
 mod access;
 #[path = "agent/commands.rs"]
 mod commands;
+#[path = "agent/drain.rs"]
+mod drain;
 #[path = "agent/endings.rs"]
 mod endings;
 #[path = "agent/exec.rs"]

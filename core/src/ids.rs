@@ -136,6 +136,11 @@ uuid_id!(
     KeyId,
     "key"
 );
+uuid_id!(
+    /// Something that an operator has begun and that takes its time.
+    OperationId,
+    "operation"
+);
 
 /// The version of a deployment's spec. Grows with every change; whatever carries an older one is stale.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

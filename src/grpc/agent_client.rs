@@ -14,8 +14,11 @@ use tonic::{Code, Status};
 
 use super::convert;
 use crate::domain::command::{Action, Command};
+use crate::domain::deployment::MemoryHint;
 use crate::domain::error::{Error, ErrorClass};
-use crate::ports::{AgentApi, AgentError, BoxFuture, ByteStream, ExecOutcome, ExecQuery, LogQuery};
+use crate::ports::{
+    AgentApi, AgentError, BoxFuture, ByteStream, EstimateQuery, ExecOutcome, ExecQuery, LogQuery,
+};
 
 /// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -24,6 +27,8 @@ const DELIVER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Keepalive of idle connections, and how long its answer may take.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an agent may take to estimate a model's need; it gives up a little earlier itself.
+const ESTIMATE_TIMEOUT: Duration = Duration::from_secs(20);
 /// What an agent may take to answer for a command beyond the time that the command itself has.
 const EXEC_GRACE: Duration = Duration::from_secs(5);
 /// Grace that an agent gives a runtime that it stops.
@@ -208,6 +213,30 @@ impl AgentApi for GrpcAgents {
             };
             let proto::ExecCommandResponse { exit_code, stdout, stderr } = answer;
             Ok(ExecOutcome { exit_code, stdout, stderr })
+        })
+    }
+
+    fn estimate(&self, agent: &HostPort, query: EstimateQuery) -> BoxFuture<Result<MemoryHint, AgentError>> {
+        let client = self.client(agent);
+        Box::pin(async move {
+            let request = proto::EstimateModelRequest {
+                model_path: query.source.to_string(),
+                runtime: query.runtime.to_string(),
+                args: query.args,
+            };
+            let mut client = client?;
+            let estimating = tokio::time::timeout(
+                ESTIMATE_TIMEOUT,
+                client.estimate_model(timed(request, ESTIMATE_TIMEOUT)),
+            );
+            match estimating.await {
+                Ok(answer) => {
+                    let answer = answer.map_err(|status| agent_error(&status))?.into_inner();
+                    convert::hint(answer)
+                        .ok_or_else(|| AgentError::Rejected("the agent's estimate is none".to_owned()))
+                }
+                Err(_) => Err(AgentError::Unreachable("no answer in time".to_owned())),
+            }
         })
     }
 }

@@ -3,12 +3,14 @@
 use std::collections::HashMap;
 
 use nebula_core::ids::{CommandId, Generation, NodeId};
+use nebula_core::text::cut;
 use nebula_core::token::TokenHash;
 use nebula_proto as proto;
 use tonic::Status;
 
 use crate::actors::registry::machine::Registration;
 use crate::domain::command::{Action, Command, StartSpec};
+use crate::domain::deployment::MemoryHint;
 use crate::domain::node::{Capabilities, Gpu, GpuStats, NodeHealth, NodeStats};
 use crate::domain::report::{NodeReport, Progress, ReplicaReport, ReportedStatus, Seen};
 
@@ -26,6 +28,12 @@ const REGISTRATION_BYTES_MAX: usize = 5_000;
 const ISSUES_MAX: usize = 20;
 /// Most replicas that one report may hold.
 const REPLICAS_MAX: usize = 1_000;
+/// Longest source of a model that is remembered; a clipped one would name another.
+const MODEL_BYTES_MAX: usize = 512;
+/// Longest arithmetic of an estimate.
+const HOW_BYTES_MAX: usize = 500;
+/// Most models of which it is known that a node holds them.
+const MODELS_MAX: usize = 100;
 
 fn invalid(message: impl Into<String>) -> Status {
     Status::invalid_argument(message)
@@ -41,13 +49,8 @@ fn short(what: &str, text: String) -> Result<String, Status> {
 }
 
 /// A text cut to the longest that is kept.
-fn clip(mut text: String) -> String {
-    let mut end = TEXT_BYTES_MAX.min(text.len());
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    text.truncate(end);
-    text
+fn clip(text: String) -> String {
+    cut(text, TEXT_BYTES_MAX)
 }
 
 fn unsigned(value: i64) -> u64 {
@@ -165,6 +168,14 @@ fn stats(stats: proto::AgentNodeStats) -> NodeStats {
                 problem: clip(gpu.problem),
             })
             .collect(),
+        disk_free_bytes: stats.disk_free_bytes.map(unsigned),
+        disk_total_bytes: stats.disk_total_bytes.map(unsigned),
+        models: stats
+            .models
+            .into_iter()
+            .filter(|model| model.len() <= MODEL_BYTES_MAX)
+            .take(MODELS_MAX)
+            .collect(),
     }
 }
 
@@ -198,6 +209,7 @@ fn replica(status: proto::AgentDeploymentStatus) -> Option<ReplicaReport> {
         port: u16::try_from(status.port).unwrap_or(0),
         message: status.error_message,
         restarts: u32::try_from(status.restarts).unwrap_or(0),
+        exit_code: status.exit_code.filter(|_| reported == ReportedStatus::Failed),
         seen,
     })
 }
@@ -209,6 +221,13 @@ fn progress(percent: f32, message: String) -> Option<Progress> {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 0 to 100")]
     let percent = known.then(|| percent.min(100.0) as u8);
     (percent.is_some() || !message.is_empty()).then_some(Progress { percent, message })
+}
+
+/// What an agent thinks that a model needs; none when it is nothing.
+pub(super) fn hint(answer: proto::EstimateModelResponse) -> Option<MemoryHint> {
+    let (bytes, weights_bytes) = (unsigned(answer.bytes), unsigned(answer.weights_bytes));
+    let how = cut(answer.how.replace(char::is_control, " "), HOW_BYTES_MAX);
+    (bytes > 0 && bytes >= weights_bytes).then_some(MemoryHint { bytes, weights_bytes, how })
 }
 
 /// A command as heartbeats carry it.

@@ -9,8 +9,8 @@ use nebula_core::runtime::RuntimeKind;
 use nebula_core::source::ModelSource;
 use nebula_core::token::Secret;
 use nebula_proto::{
-    HfDownloadProgress, HfDownloadRequest, OllamaPullProgress, OllamaPullRequest, PrepareModelRequest,
-    PrepareModelResponse,
+    EstimateModelRequest, EstimateModelResponse, HfDownloadProgress, HfDownloadRequest, OllamaPullProgress,
+    OllamaPullRequest, PrepareModelRequest, PrepareModelResponse,
 };
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -34,10 +34,7 @@ pub(super) async fn prepare(
     request: PrepareModelRequest,
 ) -> Result<PrepareModelResponse, Status> {
     let source = source(&request.model_path)?;
-    let runtime = match request.runtime.as_str() {
-        "" => source.natural_runtime(),
-        name => name.parse::<RuntimeKind>().map_err(|error| Status::invalid_argument(error.to_string()))?,
-    };
+    let runtime = runtime(&source, &request.runtime)?;
     let models = models_of(agent);
     let found = match source {
         ModelSource::File { path } => models.find(&path).await,
@@ -55,6 +52,19 @@ pub(super) async fn prepare(
     };
     let local_path = found.map_err(|error| status(&error))?.display().to_string();
     Ok(PrepareModelResponse { success: true, error: String::new(), local_path })
+}
+
+/// How much memory a model is thought to need.
+pub(super) async fn estimate(
+    agent: &Agent,
+    request: EstimateModelRequest,
+) -> Result<EstimateModelResponse, Status> {
+    let source = source(&request.model_path)?;
+    let runtime = runtime(&source, &request.runtime)?;
+    let need = models_of(agent).estimate(&source, runtime, &request.args).await;
+    let need = need.map_err(|error| status(&error))?;
+    let (weights_bytes, bytes) = (number(need.weights_bytes), number(need.bytes));
+    Ok(EstimateModelResponse { weights_bytes, bytes, how: need.how })
 }
 
 /// Lets a running Ollama fetch a model.
@@ -112,6 +122,14 @@ fn models_of(agent: &Agent) -> &Models {
 
 fn source(text: &str) -> Result<ModelSource, Status> {
     text.parse().map_err(|error| Status::invalid_argument(format!("{error}")))
+}
+
+/// The runtime that is named, or else the one that such a source is for.
+fn runtime(source: &ModelSource, name: &str) -> Result<RuntimeKind, Status> {
+    match name {
+        "" => Ok(source.natural_runtime()),
+        name => name.parse().map_err(|error| Status::invalid_argument(format!("{error}"))),
+    }
 }
 
 async fn outcome(flight: Result<Arc<Flight>, ModelError>) -> Result<std::path::PathBuf, ModelError> {

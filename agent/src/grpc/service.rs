@@ -5,16 +5,16 @@ use std::sync::Arc;
 
 use nebula_proto::agent_service_server::AgentService;
 use nebula_proto::{
-    DeleteDeploymentRequest, DeleteDeploymentResponse, DeploymentEvent, ExecCommandRequest,
-    ExecCommandResponse, ExecStreamInput, ExecStreamOutput, GetCapabilitiesRequest, GetCapabilitiesResponse,
-    GetDeploymentEventsRequest, GetDeploymentEventsResponse, GetDeploymentLogsRequest,
-    GetDeploymentLogsResponse, GetDeploymentRequest, GetDeploymentResponse, GetSystemInfoRequest,
-    GetSystemInfoResponse, HealthRequest, HealthResponse, HfDownloadProgress, HfDownloadRequest,
-    ListDeploymentsRequest, ListDeploymentsResponse, OllamaPullProgress, OllamaPullRequest,
-    PrepareModelRequest, PrepareModelResponse, RestartDeploymentRequest, RestartDeploymentResponse,
-    StartRuntimeRequest, StartRuntimeResponse, StatsRequest, StatsResponse, StopRuntimeRequest,
-    StopRuntimeResponse, StreamDeploymentLogsChunk, StreamDeploymentLogsRequest, UpdateAccessRequest,
-    UpdateAccessResponse,
+    DeleteDeploymentRequest, DeleteDeploymentResponse, DeploymentEvent, EstimateModelRequest,
+    EstimateModelResponse, ExecCommandRequest, ExecCommandResponse, ExecStreamInput, ExecStreamOutput,
+    GetCapabilitiesRequest, GetCapabilitiesResponse, GetDeploymentEventsRequest, GetDeploymentEventsResponse,
+    GetDeploymentLogsRequest, GetDeploymentLogsResponse, GetDeploymentRequest, GetDeploymentResponse,
+    GetSystemInfoRequest, GetSystemInfoResponse, HealthRequest, HealthResponse, HfDownloadProgress,
+    HfDownloadRequest, ListDeploymentsRequest, ListDeploymentsResponse, OllamaPullProgress,
+    OllamaPullRequest, PrepareModelRequest, PrepareModelResponse, RestartDeploymentRequest,
+    RestartDeploymentResponse, StartRuntimeRequest, StartRuntimeResponse, StatsRequest, StatsResponse,
+    StopRuntimeRequest, StopRuntimeResponse, StreamDeploymentLogsChunk, StreamDeploymentLogsRequest,
+    UpdateAccessRequest, UpdateAccessResponse,
 };
 use tokio::sync::{mpsc, watch};
 use tokio_stream::Stream;
@@ -113,6 +113,13 @@ impl AgentService for Service {
         models::prepare(&self.agent, request.into_inner()).await.map(Response::new)
     }
 
+    async fn estimate_model(
+        &self,
+        request: Request<EstimateModelRequest>,
+    ) -> Result<Response<EstimateModelResponse>, Status> {
+        models::estimate(&self.agent, request.into_inner()).await.map(Response::new)
+    }
+
     async fn stream_ollama_pull(
         &self,
         request: Request<OllamaPullRequest>,
@@ -149,10 +156,11 @@ impl AgentService for Service {
         &self,
         request: Request<StopRuntimeRequest>,
     ) -> Result<Response<StopRuntimeResponse>, Status> {
-        let StopRuntimeRequest { deployment_id, timeout_seconds, generation, replica_id, drain_seconds: _ } =
+        let StopRuntimeRequest { deployment_id, timeout_seconds, generation, replica_id, drain_seconds } =
             request.into_inner();
         let (generation, grace) = (request::generation(generation), request::grace(timeout_seconds));
-        self.tell(&deployment_id, &replica_id, Event::Stop { generation, grace }).await?;
+        let drain = request::drain(drain_seconds);
+        self.tell(&deployment_id, &replica_id, Event::Stop { generation, grace, drain }).await?;
         Ok(Response::new(StopRuntimeResponse { success: true, error: String::new() }))
     }
 
@@ -186,11 +194,11 @@ impl AgentService for Service {
         &self,
         request: Request<DeleteDeploymentRequest>,
     ) -> Result<Response<DeleteDeploymentResponse>, Status> {
-        let DeleteDeploymentRequest { deployment_id, generation, replica_id, drain_seconds: _ } =
+        let DeleteDeploymentRequest { deployment_id, generation, replica_id, drain_seconds } =
             request.into_inner();
         let meant = Self::selector(&deployment_id, &replica_id)?;
-        let generation = request::generation(generation);
-        match self.agent.replicas.tell(meant, &Event::Delete { generation }).await {
+        let (generation, drain) = (request::generation(generation), request::drain(drain_seconds));
+        match self.agent.replicas.tell(meant, &Event::Delete { generation, drain }).await {
             Ok(()) | Err(Refused::Machine(Refusal::Unknown)) => {
                 Ok(Response::new(DeleteDeploymentResponse { success: true, error: String::new() }))
             }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use nebula_core::bytes::human as size;
 use nebula_core::clock::Tick;
 use tokio::sync::watch;
 
@@ -177,32 +178,12 @@ fn left(bytes: u64, rate: f64) -> String {
     }
 }
 
-/// A number of bytes as people read it.
-#[expect(clippy::cast_precision_loss, reason = "a size for people")]
-pub(super) fn size(bytes: u64) -> String {
-    let mut value = bytes as f64;
-    let mut units = ["KiB", "MiB", "GiB", "TiB"].into_iter();
-    let mut unit = "B";
-    while value >= 1024.0 {
-        let Some(next) = units.next() else { break };
-        (value, unit) = (value / 1024.0, next);
-    }
-    if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn file(done: u64, total: u64, status: FileStatus) -> FileState {
         FileState { name: "a".into(), total, done, status }
-    }
-
-    #[test]
-    fn sizes_are_for_people() {
-        for (bytes, text) in [(0, "0 B"), (1_023, "1023 B"), (1_536, "1.5 KiB"), (16 << 30, "16.0 GiB")] {
-            assert_eq!(size(bytes), text);
-        }
     }
 
     #[test]

@@ -23,7 +23,8 @@ const OTHERS: [&str; 9] =
 /// Directories with copies of the same weights for other programs.
 const COPIES: [&str; 6] = ["original/", "onnx/", "openvino/", "coreml/", "metal/", "flax/"];
 /// Quantizations in the order in which people mostly want them.
-const QUANTIZATIONS: [&str; 8] = ["Q4_K_M", "Q4_K_S", "Q4_0", "Q5_K_M", "Q6_K", "Q8_0", "Q3_K_M", "F16"];
+pub(super) const QUANTIZATIONS: [&str; 8] =
+    ["Q4_K_M", "Q4_K_S", "Q4_0", "Q5_K_M", "Q6_K", "Q8_0", "Q3_K_M", "F16"];
 
 /// The names that are needed, and for GGUF the one that is given to the runtime.
 #[derive(Debug, PartialEq, Eq)]
@@ -65,7 +66,8 @@ fn is_copy(name: &str) -> bool {
     COPIES.iter().any(|dir| name.starts_with(dir))
 }
 
-fn is_weight(name: &str) -> bool {
+/// Whether a file holds weights, of whatever format.
+pub(super) fn is_weight(name: &str) -> bool {
     FORMATS.iter().any(|format| is_one_of(name, format)) || is_one_of(name, &OTHERS)
 }
 

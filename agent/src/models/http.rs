@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use reqwest::header::HeaderMap;
+use reqwest::header::{HeaderMap, RANGE};
 use reqwest::redirect::Policy;
 use reqwest::{Client, RequestBuilder, StatusCode};
 
@@ -62,6 +62,33 @@ where
             other => return other,
         }
     }
+}
+
+/// The first `most` bytes of an answer: no more is asked for, and no more is read.
+pub(super) async fn head(
+    limits: Limits,
+    request: impl Fn() -> Result<RequestBuilder, ModelError>,
+    what: &str,
+    most: usize,
+    refused: fn(&str, StatusCode, &HeaderMap) -> ModelError,
+) -> Result<Vec<u8>, ModelError> {
+    retrying(limits, || async {
+        let request = request()?.header(RANGE, format!("bytes=0-{}", most.saturating_sub(1)));
+        let response = in_time(limits.stall, what, request.send()).await?;
+        let response = response.map_err(|error| ModelError::request(what, error))?;
+        if !response.status().is_success() {
+            return Err(refused(what, response.status(), response.headers()));
+        }
+        let (mut body, mut bytes) = (response.bytes_stream(), Vec::new());
+        while bytes.len() < most
+            && let Some(more) = in_time(limits.stall, what, body.next()).await?
+        {
+            bytes.extend_from_slice(&more.map_err(|error| ModelError::request(what, error))?);
+        }
+        bytes.truncate(most);
+        Ok(bytes)
+    })
+    .await
 }
 
 /// The body of an answer of at most `most` bytes.

@@ -2,7 +2,7 @@
 //! there find them, and what they have fetched by themselves is not fetched again.
 
 pub(super) mod api;
-mod cache;
+pub(super) mod cache;
 
 use std::path::PathBuf;
 use std::sync::Arc;

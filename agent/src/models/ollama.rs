@@ -1,6 +1,8 @@
 //! Models of Ollama's library: Ollama fetches them itself; it is asked to on its loopback port, and what it says of
 //! its progress is passed on.
 
+pub(super) mod library;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;

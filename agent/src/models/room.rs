@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use super::board::size;
+use nebula_core::bytes::human as size;
+use rustix::fs::StatVfs;
+
 use super::error::{Kind, ModelError};
 
 /// What stays free beside a model, in bytes.
@@ -47,12 +49,25 @@ fn spare(needed: u64) -> u64 {
     SPARE.saturating_add(needed / SPARE_PART)
 }
 
+/// Free and all bytes of the file system of a directory. Blocks on it.
+///
+/// # Errors
+/// When nobody can say.
+pub(super) fn space(dir: &Path) -> std::io::Result<(u64, u64)> {
+    let found = statvfs(dir)?;
+    Ok((found.f_bavail.saturating_mul(found.f_frsize), found.f_blocks.saturating_mul(found.f_frsize)))
+}
+
 /// Bytes that this process may still write to the file system of a directory that need not exist yet.
 fn free(dir: &Path) -> std::io::Result<u64> {
+    space(dir).map(|(free, _)| free)
+}
+
+fn statvfs(dir: &Path) -> std::io::Result<StatVfs> {
     let mut at: PathBuf = dir.to_owned();
     loop {
         match rustix::fs::statvfs(&at) {
-            Ok(found) => return Ok(found.f_bavail.saturating_mul(found.f_frsize)),
+            Ok(found) => return Ok(found),
             Err(rustix::io::Errno::NOENT) if at.pop() => {
                 if at.as_os_str().is_empty() {
                     at.push(".");

@@ -1,6 +1,6 @@
 //! Models in S3: an object, or all objects below a prefix, kept under `<model-dir>/s3/<bucket>/<key>`.
 
-mod client;
+pub(super) mod client;
 mod state;
 
 use std::collections::HashSet;
@@ -15,6 +15,7 @@ use super::choose::{Purpose, choose};
 use super::download::{Want, blocking};
 use super::error::{Kind, ModelError};
 use super::flights::Outcome;
+use super::held::Dated;
 use super::writer::Place;
 use super::{Inner, paths, transfer};
 
@@ -74,14 +75,19 @@ pub(super) async fn fetch(inner: Arc<Inner>, wanted: Objects, chalk: Chalk) -> O
         if whole {
             remove_others(&root, &kept, DEPTH_MAX);
         }
-        state.set_whole(&wanted.key(), files, path)
+        state.set_whole(&wanted.key(), &wanted.name(), files, path)
     })
     .await??;
     Ok(answer)
 }
 
+/// The models of S3 that were whole once and still are. Blocks.
+pub(super) fn held(dir: &Path) -> Vec<Dated> {
+    State::new(&dir.join("s3")).held()
+}
+
 /// The objects that are meant, and whether they are a directory.
-async fn look(s3: &S3, wanted: &Objects, prefix: &str) -> Result<(Vec<Object>, bool), ModelError> {
+pub(super) async fn look(s3: &S3, wanted: &Objects, prefix: &str) -> Result<(Vec<Object>, bool), ModelError> {
     if !prefix.is_empty()
         && !wanted.key.ends_with('/')
         && let Some(object) = s3.head(prefix).await?

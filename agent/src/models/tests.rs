@@ -1,5 +1,7 @@
 //! Models are fetched from stand-ins of the hub, of S3 and of Ollama, which break off, stall, lie and refuse.
 
+mod estimate;
+mod held;
 mod hub;
 mod node;
 mod ollama;
@@ -58,6 +60,7 @@ fn models(dir: PathBuf, stand_in: &StandIn, change: impl FnOnce(&mut Settings)) 
         hf_endpoint: stand_in.url(),
         hf_token: Some(Secret::from_text("hf_secret")),
         s3: S3Settings { endpoint: Some(stand_in.url()), region: "us-east-1".to_owned(), credentials: None },
+        ollama_registry: stand_in.url(),
     };
     change(&mut settings);
     Models::with(

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwap;
 use nebula_core::ids::{DeploymentId, ReplicaId};
 
+use super::gate::Gate;
 use super::stats::Stats;
 use crate::replica::spec::Access;
 
@@ -19,8 +20,8 @@ pub(crate) struct Route {
     pub(crate) access: Access,
     /// Where the runtime listens on loopback.
     pub(crate) port: u16,
-    /// Whether it answers.
-    pub(crate) ready: bool,
+    /// Open while it answers and is to get requests.
+    pub(crate) gate: Gate,
 }
 
 /// All routes. Readers take no lock; writers take turns.
@@ -153,7 +154,7 @@ mod tests {
 
     fn route(deployment: DeploymentId, name: &str) -> Route {
         let (replica, name) = (ReplicaId::random(), name.to_owned());
-        Route { deployment, replica, name, access: Access::default(), port: 1, ready: true }
+        Route { deployment, replica, name, access: Access::default(), port: 1, gate: Gate::default() }
     }
 
     #[test]

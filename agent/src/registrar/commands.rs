@@ -83,6 +83,8 @@ impl Commands {
         let PlatformCommand { r#type, target_id, params, generation, replica_id, start, .. } = command;
         let number = generation;
         let generation = request::generation(number);
+        let seconds = |name: &str| params.get(name).and_then(|text| text.parse().ok()).unwrap_or(0);
+        let drain = request::drain(seconds("drain_seconds"));
         match r#type.as_str() {
             "start" => {
                 let mut start = start.unwrap_or_default();
@@ -99,12 +101,11 @@ impl Commands {
                 self.start(start).await
             }
             "stop" => {
-                let grace = params.get("timeout_seconds").and_then(|text| text.parse().ok());
-                let grace = grace.and_then(request::grace);
-                self.tell(&target_id, &replica_id, Event::Stop { generation, grace }).await
+                let grace = request::grace(seconds("timeout_seconds"));
+                self.tell(&target_id, &replica_id, Event::Stop { generation, grace, drain }).await
             }
             "restart" => self.tell(&target_id, &replica_id, Event::Restart { generation }).await,
-            "delete" => self.tell(&target_id, &replica_id, Event::Delete { generation }).await,
+            "delete" => self.tell(&target_id, &replica_id, Event::Delete { generation, drain }).await,
             "access" => {
                 let access = new_access(&params).map_err(refused)?;
                 self.tell(&target_id, &replica_id, Event::SetAccess { access }).await
@@ -140,12 +141,7 @@ impl Commands {
 /// The parameters of "access": hashes separated by commas, and whether no token is needed.
 fn new_access(params: &HashMap<String, String>) -> Result<crate::replica::spec::Access, BadRequest> {
     let text = |name: &str| params.get(name).map(String::as_str).unwrap_or_default();
-    let hashes: Vec<String> = text("access_token_sha256")
-        .split(',')
-        .map(str::trim)
-        .filter(|hash| !hash.is_empty())
-        .map(str::to_owned)
-        .collect();
+    let hashes = request::hashes(text("access_token_sha256"));
     request::new_access(text("is_public") == "true", &hashes, text("gateway_token"))
 }
 

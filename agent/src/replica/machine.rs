@@ -6,11 +6,16 @@
 //!     ├─ backing off ←──────┴──────────┤       ↓
 //!     └─────────────────────────── killing ←───┘     → stopped | failed | removed
 //! ```
+//! Before it is killed by a command that grants time to requests in flight, one that runs or hangs is `draining`.
+//!
 //! Desired and observed are apart: a command only changes what is wanted, and [`Machine::pursue`] says what follows
 //! from the phase. Every command carries a generation; an older one than the newest seen is refused. `Persist` comes
 //! first among the effects of a step, and `Reply` is an effect after it, so nothing is answered before it is durable.
 
 mod commands;
+mod drain;
+#[cfg(test)]
+mod drain_tests;
 mod events;
 mod flow;
 mod load;
@@ -137,6 +142,10 @@ pub struct Machine {
     moves: u8,
     /// The grace of the command that ends it.
     grace: Duration,
+    /// What the newest command grants to requests in flight.
+    drain: Duration,
+    /// When the time of those in flight is over, while it drains.
+    drained_by: Tick,
     /// Grows with each phase; a timer with another one is stale.
     fence: u64,
     halting: bool,
@@ -179,6 +188,8 @@ impl Machine {
             journal: Vec::new(),
             moves: 0,
             grace: policy.grace,
+            drain: Duration::ZERO,
+            drained_by: now,
             fence: 0,
             halting: false,
         }
@@ -198,10 +209,12 @@ impl Machine {
     pub fn step(&mut self, event: Event, now: Tick) -> Vec<Effect> {
         self.now = now;
         match event {
-            Event::Start { generation, spec, access, port } => self.on_start(generation, spec, access, port),
-            Event::Stop { generation, grace } => self.on_stop(generation, grace),
+            Event::Start { generation, spec, access, port, drain } => {
+                self.on_start(generation, spec, access, port, drain)
+            }
+            Event::Stop { generation, grace, drain } => self.on_stop(generation, grace, drain),
             Event::Restart { generation } => self.on_restart(generation),
-            Event::Delete { generation } => self.on_delete(generation),
+            Event::Delete { generation, drain } => self.on_delete(generation, drain),
             Event::SetAccess { access } => self.on_access(access),
             Event::Prepared { attempt, port } => self.on_prepared(attempt, port),
             Event::PrepareFailed { attempt, reason, message } => {
@@ -218,6 +231,7 @@ impl Machine {
             Event::Excused { attempt } => self.on_excused(attempt),
             Event::Answering { attempt } => self.on_answering(attempt),
             Event::Broken { attempt, reason, message } => self.on_broken(attempt, reason, message),
+            Event::Drained { attempt } => self.on_drained(attempt),
             Event::Timer { fence } => self.on_timer(fence),
             Event::Halt { leave } => self.on_halt(leave),
         }

@@ -113,6 +113,8 @@ pub(crate) struct Start {
     pub(crate) access: Access,
     /// 0: any.
     pub(crate) port: u16,
+    /// How long requests in flight may take at what runs before.
+    pub(crate) drain: Duration,
 }
 
 /// Which replicas a request is about: all of a deployment here, or one of them.
@@ -269,7 +271,7 @@ impl Replicas {
     /// # Errors
     /// When the generation is stale, the spec too large, no port free, or the store refuses.
     pub(crate) async fn start(&self, start: Start) -> Result<u16, Refused> {
-        let Start { deployment, replica, generation, spec, access, port } = start;
+        let Start { deployment, replica, generation, spec, access, port, drain } = start;
         store::replicas::spec_record(&spec)
             .map_err(|error| Refused::Invalid(format!("command, args and env are too large: {error}")))?;
         if let Some(newest) = self.0.fences.newest(replica).filter(|newest| generation < *newest) {
@@ -288,7 +290,7 @@ impl Replicas {
             let port =
                 self.0.ports.reserve(replica, port).map_err(|error| Refused::Exhausted(error.to_string()))?;
             let (spec, access) = (Arc::clone(&spec), access.clone());
-            match self.ask(&handle, Event::Start { generation, spec, access, port }).await {
+            match self.ask(&handle, Event::Start { generation, spec, access, port, drain }).await {
                 Some(answer) => {
                     answer?;
                     let meant = Selector { deployment, replica: Some(replica) };
@@ -341,7 +343,7 @@ impl Replicas {
     /// When there is none, or one refuses.
     pub(crate) async fn tell(&self, meant: Selector, event: &Event) -> Result<(), Refused> {
         match event {
-            Event::Delete { generation } => self.0.declined.delete(meant, *generation),
+            Event::Delete { generation, .. } => self.0.declined.delete(meant, *generation),
             Event::Stop { generation, .. } | Event::Restart { generation } => {
                 self.0.declined.replace(meant, generation.or(Some(Generation(0))));
             }

@@ -1,5 +1,6 @@
 //! The task of one replica: takes events, lets the machine decide, and does what it says, in that order.
 
+mod drain;
 mod guard;
 mod prepare;
 mod spawn;
@@ -25,6 +26,7 @@ use super::manager::Inner;
 use super::spec::Spec;
 use crate::driver::logs::Logs;
 use crate::progress::{Progress, Reporter};
+use crate::proxy::gate::Gate;
 use crate::proxy::table::Route;
 use crate::store::{self, StoreError};
 
@@ -70,6 +72,8 @@ pub(crate) struct Snapshot {
     pub(crate) view: super::machine::View,
     /// How far it has got with what it does now.
     pub(crate) progress: Progress,
+    /// How many requests the proxy has passed to it.
+    pub(crate) gate: Gate,
 }
 
 /// What the task's own helpers tell it.
@@ -93,6 +97,10 @@ pub(super) struct Task {
     preparing: Option<AbortHandle>,
     probe: Option<AbortHandle>,
     watcher: Option<AbortHandle>,
+    /// Waits for the last request in flight.
+    drainer: Option<AbortHandle>,
+    /// Before the runtime, in the proxy.
+    gate: Gate,
     /// Tells who makes a container that it is not wanted any more.
     unwanted: Option<watched::Sender<bool>>,
     /// What the newest attempt needs, once it is prepared.
@@ -138,6 +146,8 @@ impl Task {
             preparing: None,
             probe: None,
             watcher: None,
+            drainer: None,
+            gate: Gate::default(),
             unwanted: None,
             ready: None,
             child: None,
@@ -167,6 +177,7 @@ impl Task {
         }
         self.abort_probe();
         self.abort_preparation();
+        self.abort_drain();
         self.asks.close();
         let state = self.machine.state();
         if self.unknown || matches!(state.phase, Phase::New | Phase::Removed) {
@@ -252,6 +263,7 @@ impl Task {
     /// Ends what was begun for a phase that is over.
     fn give_up(&mut self) {
         let (preparing, unwanted, busy) = match self.machine.state().phase {
+            Phase::Draining { .. } => (false, true, true),
             Phase::Preparing => (true, false, true),
             Phase::Spawning { stale } => (false, stale, true),
             Phase::Starting { .. } => (false, false, true),
@@ -267,6 +279,9 @@ impl Task {
         };
         if !preparing {
             self.abort_preparation();
+        }
+        if !matches!(self.machine.state().phase, Phase::Draining { .. }) {
+            self.abort_drain();
         }
         if let Some(making) = self.unwanted.as_ref().filter(|_| unwanted) {
             making.send_replace(true);
@@ -302,13 +317,17 @@ impl Task {
                     return ControlFlow::Break(Stop::Done);
                 }
             }
-            Effect::Route { ready } => self.shared.routes.set(self.route(ready)),
+            Effect::Route { ready } => {
+                self.gate.set(ready);
+                self.shared.routes.set(self.route());
+            }
             Effect::Prepare { attempt } => self.prepare(attempt),
             Effect::Spawn { attempt } => return ControlFlow::Continue(self.spawn(attempt).await),
             Effect::Watch { attempt, instance } => self.watch(attempt, instance),
             Effect::Probe { attempt } => self.probe(attempt),
             Effect::Guard { attempt } => self.guard(attempt),
             Effect::StopProbe => self.abort_probe(),
+            Effect::Drain { attempt } => self.drain(attempt),
             Effect::Signal { instance, signal } => {
                 tracing::info!(
                     replica_id = %replica, %instance, hard = signal == Signal::Kill, "runtime told to end"
@@ -392,6 +411,7 @@ impl Task {
     async fn reload(&mut self) -> Option<Vec<Effect>> {
         self.abort_probe();
         self.abort_preparation();
+        self.abort_drain();
         self.unwanted = None;
         // Whatever is found then gets a watcher of its own.
         if let Some(watcher) = self.watcher.take() {
@@ -425,7 +445,7 @@ impl Task {
         }
     }
 
-    fn route(&self, ready: bool) -> Route {
+    fn route(&self) -> Route {
         let state = self.machine.state();
         Route {
             deployment: state.deployment,
@@ -433,7 +453,7 @@ impl Task {
             name: self.machine.spec().served_name.clone(),
             access: state.access.clone(),
             port: state.port,
-            ready,
+            gate: self.gate.clone(),
         }
     }
 
@@ -442,7 +462,8 @@ impl Task {
         let (deployment, replica) = (state.deployment, state.replica);
         let spec = Arc::clone(self.machine.spec());
         let progress = self.reporter.newest();
-        let snapshot = |view| Arc::new(Snapshot { deployment, replica, spec, view, progress });
+        let gate = self.gate.clone();
+        let snapshot = |view| Arc::new(Snapshot { deployment, replica, spec, view, progress, gate });
         let snapshot = self.machine.view().map(snapshot);
         self.seen.send_replace(snapshot);
     }

@@ -282,6 +282,7 @@ impl From<&Phase> for PhaseRecord<InstanceRecord> {
                 Self::Running { instance: instance.into() }
             }
             Phase::BackingOff => Self::BackingOff,
+            Phase::Draining { instance } => Self::Killing { instance: instance.into(), failure: None },
             Phase::Killing { instance, failure } => {
                 Self::Killing { instance: instance.into(), failure: failure.map(Into::into) }
             }

@@ -23,14 +23,14 @@ async fn a_replica_that_cannot_run_fails_at_once_and_says_why() {
     let mut never = sim("d");
     never.args = words(&["--fail", "never-ready"]);
     for (start, code, parts) in [
-        (exits, 3, &["exited with code 3 before it was healthy", "cannot find the GPU"][..]),
+        (exits, Some(3), &["exited with code 3 before it was healthy", "cannot find the GPU"][..]),
         (
             no_program,
-            0,
+            None,
             &["the program \"no-such-engine\" is not on this node", "correct the deployment's command"],
         ),
-        (no_file, 0, &["there is no model file /no/such.gguf"]),
-        (never, 0, &["was not healthy within 500 ms"]),
+        (no_file, None, &["there is no model file /no/such.gguf"]),
+        (never, None, &["was not healthy within 500 ms"]),
     ] {
         node.api.start_runtime(start.clone()).await.expect("accepted");
         let failed = node.until(&start.deployment_id, "failed").await;

@@ -168,7 +168,7 @@ async fn logs_are_kept_and_followed() {
     };
     assert_eq!(node.api.get_deployment_logs(request).await.expect("logs").into_inner().logs, "two\nthree\n");
     let failed = node.until(&start.deployment_id, "failed").await;
-    assert_eq!(failed.exit_code, 7);
+    assert_eq!(failed.exit_code, Some(7));
 }
 
 #[tokio::test]

@@ -1,6 +1,8 @@
 //! Models over gRPC: looked for on the node, and fetched by an Ollama that runs there.
 
-use nebula_proto::{HfDownloadRequest, OllamaPullProgress, OllamaPullRequest, PrepareModelRequest};
+use nebula_proto::{
+    EstimateModelRequest, HfDownloadRequest, OllamaPullProgress, OllamaPullRequest, PrepareModelRequest,
+};
 use tonic::{Code, Status};
 
 use super::nebulad::Nebulad;
@@ -88,5 +90,62 @@ async fn what_cannot_be_a_model_is_refused() {
         assert_eq!(error.code(), Code::InvalidArgument, "{repo} {revision}: {error}");
         assert!(!error.message().contains("hf_secret"), "{error}");
     }
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_model_needs_and_what_the_disk_has_is_told() {
+    let (home, nebulad) = (Home::new(), Nebulad::start().await);
+    let dir = home.path().join("model");
+    std::fs::create_dir_all(&dir).expect("made");
+    let config = serde_json::json!({
+        "model_type": "qwen2", "torch_dtype": "bfloat16", "num_hidden_layers": 24, "hidden_size": 896,
+        "intermediate_size": 4864, "vocab_size": 151_936, "num_attention_heads": 14, "num_key_value_heads": 2,
+        "max_position_embeddings": 32_768, "tie_word_embeddings": true
+    });
+    std::fs::write(dir.join("config.json"), config.to_string()).expect("written");
+    std::fs::write(dir.join("model.safetensors"), vec![0; 1 << 20]).expect("written");
+    // As an earlier agent has fetched it.
+    let ollama = home.data().join("models/ollama");
+    let digest = format!("sha256:{}", "0".repeat(64));
+    let manifest = serde_json::json!({"layers": [
+        {"mediaType": "application/vnd.ollama.image.model", "digest": digest, "size": 3}
+    ]});
+    let names = ollama.join("manifests/registry.ollama.ai/library/llama3.2");
+    std::fs::create_dir_all(&names).expect("made");
+    std::fs::create_dir_all(ollama.join("blobs")).expect("made");
+    std::fs::write(names.join("1b"), manifest.to_string()).expect("written");
+    std::fs::write(ollama.join("blobs").join(digest.replace(':', "-")), "abc").expect("written");
+    let node = Node::start(&home, nebulad.addr, &[]).await;
+    let estimate = async |model_path: String, args: &[&str]| {
+        let args = args.iter().map(|arg| (*arg).to_owned()).collect();
+        let request = EstimateModelRequest { model_path, runtime: "vllm".to_owned(), args };
+        node.api.clone().estimate_model(request).await.map(tonic::Response::into_inner)
+    };
+    let path = format!("fs://{}", dir.display());
+    let found = estimate(path.clone(), &["--max-model-len", "4096"]).await.expect("an estimate");
+    assert_eq!(found.weights_bytes, 1 << 20);
+    assert_eq!(
+        found.how,
+        "1.0 MiB weights (1 file, 16 bits) + 48.0 MiB cache (4096 tokens × 12.0 KiB: 24 layers × 2 × 2 heads × 64 × 16 \
+         bits) + 1.0 GiB for the runtime = 1.0 GiB; vllm uses 90 % of a GPU, so 1.2 GiB"
+    );
+    for (path, code) in [
+        (format!("{path}/none"), Code::NotFound),
+        ("ftp://x".to_owned(), Code::InvalidArgument),
+        ("ollama://../x".to_owned(), Code::InvalidArgument),
+    ] {
+        assert_eq!(estimate(path.clone(), &[]).await.expect_err("refused").code(), code, "{path}");
+    }
+    nebulad
+        .hears("the disk and the model", |book| {
+            let stats = book.heartbeats.last().and_then(|beat| beat.stats.as_ref());
+            stats.is_some_and(|stats| {
+                stats.models == ["ollama://llama3.2:1b"]
+                    && stats.disk_free_bytes.is_some_and(|free| free > 0)
+                    && stats.disk_total_bytes >= stats.disk_free_bytes
+            })
+        })
+        .await;
     node.stop().await;
 }

@@ -22,6 +22,7 @@ use super::node::Node;
 /// Memory of one GPU and of a node's host.
 const GPU_BYTES: i64 = 80 * 1024 * 1024 * 1024;
 const HOST_BYTES: i64 = 1024 * 1024 * 1024 * 1024;
+const DISK_BYTES: i64 = 2 * 1024 * 1024 * 1024 * 1024;
 
 /// What all agents share.
 pub(crate) struct Fleet {
@@ -354,6 +355,9 @@ impl Agent {
             memory_used_bytes: HOST_BYTES / 10,
             memory_total_bytes: HOST_BYTES,
             gpu_stats: (0..self.fleet.gpus).map(gpu).collect(),
+            disk_free_bytes: Some(DISK_BYTES / 2),
+            disk_total_bytes: Some(DISK_BYTES),
+            models: Vec::new(),
         }
     }
 }

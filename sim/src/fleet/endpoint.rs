@@ -239,6 +239,13 @@ impl AgentService for Endpoint {
         not_simulated()
     }
 
+    async fn estimate_model(
+        &self,
+        _: Request<proto::EstimateModelRequest>,
+    ) -> Result<Response<proto::EstimateModelResponse>, Status> {
+        not_simulated()
+    }
+
     async fn stream_ollama_pull(
         &self,
         _: Request<proto::OllamaPullRequest>,

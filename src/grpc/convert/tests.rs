@@ -1,4 +1,4 @@
-use nebula_core::clock::WallTime;
+use nebula_core::clock::{Tick, WallTime};
 use std::time::Duration;
 
 use crate::domain::node::Scheduling;
@@ -7,7 +7,7 @@ use nebula_core::runtime::{Driver, RuntimeKind};
 use nebula_core::token::{Secret, TokenHash};
 
 use super::*;
-use crate::actors::deployment::machine::{Effect, Event, Intent, Machine};
+use crate::actors::deployment::machine::{Effect, Event, Intent, Machine, Now};
 use crate::actors::reply::ReplyTo;
 use crate::domain::deployment::{Deployment, DeploymentSpec, Desired, Placement};
 use crate::domain::report::NodeFacts;
@@ -42,6 +42,49 @@ fn progress_is_apart_from_the_message_and_never_nonsense() {
         assert_eq!(said(odd, "pulling"), Some((None, "pulling".to_owned())), "{odd}");
     }
     assert_eq!(said(1.0, &"x".repeat(100_000)).map(|(_, message)| message.len()), Some(TEXT_BYTES_MAX));
+}
+
+#[test]
+fn exit_codes_are_those_of_replicas_that_failed() {
+    let told = |word: &str, exit_code| {
+        let status = proto::AgentDeploymentStatus { status: word.to_owned(), exit_code, ..status() };
+        replica(status).expect("a replica").exit_code
+    };
+    assert_eq!(told("failed", Some(137)), Some(137));
+    assert_eq!(told("failed", Some(0)), Some(0));
+    assert_eq!(told("failed", None), None);
+    // Agents of before send a zero with everything.
+    assert_eq!(told("running", Some(0)), None);
+}
+
+#[test]
+fn disks_and_models_are_taken_within_bounds() {
+    let of = |free, total, models: Vec<String>| {
+        stats(proto::AgentNodeStats {
+            disk_free_bytes: free,
+            disk_total_bytes: total,
+            models,
+            ..proto::AgentNodeStats::default()
+        })
+    };
+    let some = of(Some(5), Some(9), vec!["hf://a/b".to_owned(), "x".repeat(MODEL_BYTES_MAX + 1)]);
+    assert_eq!((some.disk_free_bytes, some.disk_total_bytes), (Some(5), Some(9)));
+    assert_eq!(some.models, ["hf://a/b"], "a name that is cut would name another model");
+    let odd = of(Some(-1), None, vec!["m".to_owned(); MODELS_MAX + 5]);
+    assert_eq!((odd.disk_free_bytes, odd.disk_total_bytes, odd.models.len()), (Some(0), None, MODELS_MAX));
+}
+
+#[test]
+fn an_estimate_of_nothing_is_none() {
+    let of = |bytes, weights_bytes, how: &str| {
+        hint(proto::EstimateModelResponse { bytes, weights_bytes, how: how.to_owned() })
+    };
+    for (bytes, weights) in [(0, 0), (-1, 0), (5, 6)] {
+        assert_eq!(of(bytes, weights, ""), None, "{bytes} {weights}");
+    }
+    let found = of(7, 5, &"é\n".repeat(1_000)).expect("an estimate");
+    assert_eq!((found.bytes, found.weights_bytes), (7, 5));
+    assert!(found.how.len() <= HOW_BYTES_MAX && !found.how.contains('\n'), "one line of bounded length");
 }
 
 /// What the spec says reaches the agent whole, at the first start and at each that follows.
@@ -83,7 +126,8 @@ fn what_is_to_be_run_reaches_the_agent_at_every_start() {
         report_seq,
         replicas: Vec::new(),
     };
-    let sought = machine.step(Event::Started(WallTime(u64::MAX)));
+    let now = Now { tick: Tick(0), wall: WallTime(u64::MAX) };
+    let sought = machine.step(Event::Started, now);
     let (replica, generation) = sought
         .iter()
         .find_map(|effect| match effect {
@@ -97,8 +141,8 @@ fn what_is_to_be_run_reaches_the_agent_at_every_start() {
         proxy: "a:8888".parse().expect("an address"),
         gpu_devices: vec![2, 3],
     };
-    let mut effects = machine.step(Event::Placed(replica, generation, placement));
-    effects.extend(machine.step(Event::Node(facts(1))));
+    let mut effects = machine.step(Event::Placed(replica, generation, placement), now);
+    effects.extend(machine.step(Event::Node(facts(1)), now));
     let first = start_of(&effects);
     assert_eq!(first.generation, 1);
     assert_eq!((first.image.as_str(), first.driver.as_str()), ("localhost:5000/team/image:1", "docker"));
@@ -108,7 +152,7 @@ fn what_is_to_be_run_reaches_the_agent_at_every_start() {
     assert_eq!((first.gpu_devices.clone(), first.served_model_name.as_str()), (vec![2, 3], "demo"));
     assert_eq!(first.replica_id, replica.to_string());
 
-    let effects = machine.step(Event::Intent(ReplyTo(1), Intent::Restart, WallTime(2)));
+    let effects = machine.step(Event::Intent(ReplyTo(1), Intent::Restart), now);
     let again = start_of(&effects);
     assert_eq!(again, proto::StartRuntimeRequest { generation: 2, ..first });
 }

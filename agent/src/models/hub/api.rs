@@ -64,7 +64,10 @@ struct Lfs {
 ///
 /// # Errors
 /// When the hub does not answer, refuses, or answers something else.
-pub(super) async fn listing(inner: &Arc<Inner>, wanted: &Repository) -> Result<Listing, ModelError> {
+pub(in crate::models) async fn listing(
+    inner: &Arc<Inner>,
+    wanted: &Repository,
+) -> Result<Listing, ModelError> {
     let what = format!("{}@{}", wanted.repo, wanted.revision());
     let parts = wanted.repo.split('/').chain(["revision", wanted.revision()]);
     let mut url = url(&inner.settings.hf_endpoint, ["api", "models"].into_iter().chain(parts))?;
@@ -107,7 +110,12 @@ fn is_hex(text: &str) -> bool {
 }
 
 /// Where a file is.
-pub(super) fn file_url(endpoint: &str, repo: &str, commit: &str, name: &str) -> Result<Url, ModelError> {
+pub(in crate::models) fn file_url(
+    endpoint: &str,
+    repo: &str,
+    commit: &str,
+    name: &str,
+) -> Result<Url, ModelError> {
     url(endpoint, repo.split('/').chain(["resolve", commit]).chain(name.split('/')))
 }
 
@@ -127,7 +135,7 @@ fn url<'a>(endpoint: &str, parts: impl Iterator<Item = &'a str>) -> Result<Url, 
 }
 
 /// A request that shows the token. The client drops it when it is sent on to another host.
-pub(super) fn get(client: &Client, url: Url, token: Option<&Secret>) -> RequestBuilder {
+pub(in crate::models) fn get(client: &Client, url: Url, token: Option<&Secret>) -> RequestBuilder {
     let request = client.get(url);
     match token {
         Some(token) => request.bearer_auth(token.expose()),
@@ -136,7 +144,7 @@ pub(super) fn get(client: &Client, url: Url, token: Option<&Secret>) -> RequestB
 }
 
 /// What a refusal of the hub's means.
-pub(super) fn refused(what: &str, status: StatusCode, headers: &HeaderMap) -> ModelError {
+pub(in crate::models) fn refused(what: &str, status: StatusCode, headers: &HeaderMap) -> ModelError {
     let code = headers.get("x-error-code").and_then(|value| value.to_str().ok()).unwrap_or_default();
     match (status, code) {
         (_, "GatedRepo") => ModelError::new(

@@ -24,20 +24,20 @@ const DEPTH_MAX: usize = 8;
 const REF_MAX: u64 = 256;
 
 /// Whether a revision is a commit, which never changes.
-pub(super) fn is_commit(revision: &str) -> bool {
+pub(in crate::models) fn is_commit(revision: &str) -> bool {
     revision.len() == 40 && revision.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// The cache of one repository, looked at by one revision. All methods but the plain paths block.
 #[derive(Clone, Debug)]
-pub(super) struct Cache {
+pub(in crate::models) struct Cache {
     repo: PathBuf,
     locks: PathBuf,
     reference: PathBuf,
 }
 
 impl Cache {
-    pub(super) fn new(home: &Path, repo: &str, revision: &str) -> Result<Self, ModelError> {
+    pub(in crate::models) fn new(home: &Path, repo: &str, revision: &str) -> Result<Self, ModelError> {
         let folder = paths::below(&format!("models--{}", repo.replace('/', "--")))?;
         let hub = home.join("hub");
         let repo = hub.join(&folder);
@@ -45,23 +45,23 @@ impl Cache {
         Ok(Self { locks: hub.join(".locks").join(folder), repo, reference })
     }
 
-    pub(super) fn dir(&self) -> &Path {
+    pub(in crate::models) fn dir(&self) -> &Path {
         &self.repo
     }
 
-    pub(super) fn blob(&self, etag: &str) -> PathBuf {
+    pub(in crate::models) fn blob(&self, etag: &str) -> PathBuf {
         self.repo.join("blobs").join(etag)
     }
 
-    pub(super) fn partial(&self, etag: &str) -> PathBuf {
+    pub(in crate::models) fn partial(&self, etag: &str) -> PathBuf {
         self.repo.join("blobs").join(format!("{etag}.incomplete"))
     }
 
-    pub(super) fn lock(&self, etag: &str) -> PathBuf {
+    pub(in crate::models) fn lock(&self, etag: &str) -> PathBuf {
         self.locks.join(format!("{etag}.lock"))
     }
 
-    pub(super) fn snapshot(&self, commit: &str) -> PathBuf {
+    pub(in crate::models) fn snapshot(&self, commit: &str) -> PathBuf {
         self.repo.join("snapshots").join(commit)
     }
 
@@ -70,7 +70,7 @@ impl Cache {
     }
 
     /// The commit that the revision stood for when it was last fetched.
-    pub(super) fn commit(&self) -> Option<String> {
+    pub(in crate::models) fn commit(&self) -> Option<String> {
         if std::fs::metadata(&self.reference).ok()?.len() > REF_MAX {
             return None;
         }
@@ -79,7 +79,7 @@ impl Cache {
     }
 
     /// The files at a commit, if they were asked for once.
-    pub(super) fn listing(&self, commit: &str) -> Option<Listing> {
+    pub(in crate::models) fn listing(&self, commit: &str) -> Option<Listing> {
         let bytes = std::fs::read(self.list(commit)).ok()?;
         serde_json::from_slice(&bytes).ok().filter(|listing: &Listing| {
             listing.commit == commit && listing.files.iter().all(|file| paths::below(&file.name).is_ok())
@@ -87,7 +87,7 @@ impl Cache {
     }
 
     /// Keeps the list of files at a commit.
-    pub(super) fn keep(&self, listing: &Listing) -> Result<(), ModelError> {
+    pub(in crate::models) fn keep(&self, listing: &Listing) -> Result<(), ModelError> {
         if self.listing(&listing.commit).as_ref() == Some(listing) {
             return Ok(());
         }
@@ -97,7 +97,7 @@ impl Cache {
     }
 
     /// Whether all contents that are needed are here.
-    pub(super) fn is_whole(&self, listing: &Listing, purpose: &Purpose) -> bool {
+    pub(in crate::models) fn is_whole(&self, listing: &Listing, purpose: &Purpose) -> bool {
         let names: Vec<&str> = listing.files.iter().map(|file| file.name.as_str()).collect();
         let Ok(choice) = choose(&names, purpose) else { return false };
         let mut needed = listing.files.iter().filter(|file| choice.names.contains(&file.name.as_str()));
@@ -107,7 +107,7 @@ impl Cache {
     }
 
     /// What somebody else has put here, if that can be the model: nobody knows whether it is whole.
-    pub(super) fn foreign(&self, commit: &str, purpose: &Purpose) -> Option<PathBuf> {
+    pub(in crate::models) fn foreign(&self, commit: &str, purpose: &Purpose) -> Option<PathBuf> {
         let snapshot = self.snapshot(commit);
         let mut names = Vec::new();
         collect(&snapshot, "", DEPTH_MAX, &mut names);
@@ -117,7 +117,7 @@ impl Cache {
     }
 
     /// Gives contents their names at a commit, and the revision its commit.
-    pub(super) fn publish(&self, commit: &str, files: &[HubFile]) -> Result<(), ModelError> {
+    pub(in crate::models) fn publish(&self, commit: &str, files: &[HubFile]) -> Result<(), ModelError> {
         let snapshot = self.snapshot(commit);
         for file in files {
             let below = paths::below(&file.name)?;

@@ -57,23 +57,23 @@ impl S3Settings {
 
 /// An object.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Object {
-    pub(super) key: String,
-    pub(super) size: u64,
+pub(in crate::models) struct Object {
+    pub(in crate::models) key: String,
+    pub(in crate::models) size: u64,
     /// What names its version, with its quotes.
-    pub(super) etag: String,
-    pub(super) check: Check,
+    pub(in crate::models) etag: String,
+    pub(in crate::models) check: Check,
 }
 
 /// One bucket.
-pub(super) struct S3 {
+pub(in crate::models) struct S3 {
     inner: Arc<Inner>,
     bucket: Bucket,
     credentials: Option<Credentials>,
 }
 
 impl S3 {
-    pub(super) fn new(inner: &Arc<Inner>, name: &str) -> Result<Self, ModelError> {
+    pub(in crate::models) fn new(inner: &Arc<Inner>, name: &str) -> Result<Self, ModelError> {
         let settings = &inner.settings.s3;
         let (endpoint, style) = match &settings.endpoint {
             Some(endpoint) => (endpoint.clone(), UrlStyle::Path),
@@ -157,7 +157,7 @@ impl S3 {
     }
 
     /// A request for an object, as long as it is still that version.
-    pub(super) fn get(&self, client: &Client, key: &str, etag: &str) -> RequestBuilder {
+    pub(in crate::models) fn get(&self, client: &Client, key: &str, etag: &str) -> RequestBuilder {
         let action = self.bucket.get_object(self.credentials.as_ref(), key);
         client.get(action.sign(SIGNED_FOR)).header(IF_MATCH, etag)
     }
@@ -193,7 +193,7 @@ fn check<'a>(header: impl Fn(&str) -> Option<&'a str>, etag: &str) -> Check {
 }
 
 /// What a refusal of S3's means.
-pub(super) fn refused(what: &str, status: StatusCode, headers: &HeaderMap) -> ModelError {
+pub(in crate::models) fn refused(what: &str, status: StatusCode, headers: &HeaderMap) -> ModelError {
     match status {
         StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED => ModelError::new(
             Kind::Denied,

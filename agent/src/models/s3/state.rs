@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::models::error::ModelError;
+use crate::models::held::{Dated, entries};
 use crate::models::writer::write_whole;
 
 /// Bytes of a name's checksum that are enough to tell names apart.
@@ -18,6 +19,9 @@ pub(super) struct State(PathBuf);
 /// A model that was whole.
 #[derive(Serialize, Deserialize)]
 struct Whole {
+    /// Its source; none in those of earlier versions.
+    #[serde(default)]
+    source: Option<String>,
     path: PathBuf,
     /// Each with its size in bytes.
     files: Vec<(PathBuf, u64)>,
@@ -78,10 +82,11 @@ impl State {
     pub(super) fn set_whole(
         &self,
         model: &str,
+        source: &str,
         files: Vec<(PathBuf, u64)>,
         path: PathBuf,
     ) -> Result<(), ModelError> {
-        let bytes = serde_json::to_vec(&Whole { path, files })
+        let bytes = serde_json::to_vec(&Whole { source: Some(source.to_owned()), path, files })
             .map_err(|_| ModelError::lost("wrote a list of files"))?;
         write(&self.list(model), &bytes)
     }
@@ -90,14 +95,30 @@ impl State {
     pub(super) fn whole(&self, model: &str) -> Option<PathBuf> {
         let bytes = std::fs::read(self.list(model)).ok()?;
         let whole: Whole = serde_json::from_slice(&bytes).ok()?;
-        let is_there = |(path, size): &(PathBuf, u64)| {
-            std::fs::metadata(path).is_ok_and(|found| found.is_file() && found.len() == *size)
+        whole.is_there().then_some(whole.path)
+    }
+
+    /// The models that were whole once and still are, and since when.
+    pub(super) fn held(&self) -> Vec<Dated> {
+        let lists = entries(&self.0).into_iter().filter(|(name, _)| name.ends_with(".json"));
+        let held = |(name, since): (String, _)| {
+            let whole: Whole = serde_json::from_slice(&std::fs::read(self.0.join(name)).ok()?).ok()?;
+            whole.is_there().then_some((since, whole.source?))
         };
-        whole.files.iter().all(is_there).then_some(whole.path)
+        lists.filter_map(held).collect()
     }
 
     fn list(&self, model: &str) -> PathBuf {
         self.0.join(format!("{}.json", name(&[model])))
+    }
+}
+
+impl Whole {
+    fn is_there(&self) -> bool {
+        let is_there = |(path, size): &(PathBuf, u64)| {
+            std::fs::metadata(path).is_ok_and(|found| found.is_file() && found.len() == *size)
+        };
+        self.files.iter().all(is_there)
     }
 }
 

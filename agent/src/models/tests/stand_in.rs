@@ -1,5 +1,5 @@
 //! One server that plays the hub (`/api/models/…`, `/…/resolve/…`), the network in front of it (`/cdn/…`), S3 (one
-//! bucket, `/bucket/…`) and Ollama (`/api/show`, `/api/pull`, `/api/copy`), and notes what it is
+//! bucket, `/bucket/…`), Ollama (`/api/show`, `/api/pull`, `/api/copy`) and its library (`/v2/…`), and notes what it is
 //! asked.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -207,6 +207,13 @@ async fn answer(request: HttpRequest, state: web::Data<Mutex<State>>) -> HttpRes
         };
         let fault = state.faults.get_mut(name).and_then(VecDeque::pop_front);
         return bytes(content, range.as_deref(), fault, None);
+    }
+    if path.starts_with("/v2/") {
+        let found = state.files.get(path.trim_start_matches('/'));
+        return found.map_or_else(
+            || HttpResponse::NotFound().finish(),
+            |(content, _)| HttpResponse::Ok().body(content.clone()),
+        );
     }
     state.s3(&request, &path, range.as_deref())
 }

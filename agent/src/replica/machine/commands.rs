@@ -15,6 +15,7 @@ impl Machine {
         spec: Arc<Spec>,
         access: Access,
         port: u16,
+        drain: Duration,
     ) -> Vec<Effect> {
         if self.state.phase != Phase::New {
             if let Err(refusal) = self.check(Some(generation)) {
@@ -32,7 +33,7 @@ impl Machine {
         state.port = port;
         state.restarted = false;
         state.restarts = 0;
-        self.grace = self.policy.grace;
+        (self.grace, self.drain) = (self.policy.grace, drain);
         self.spec = spec;
         self.begin_anew();
         self.note("accepted", format!("generation {generation} of {} accepted", self.spec.served_name));
@@ -40,13 +41,18 @@ impl Machine {
         self.answer(follow)
     }
 
-    pub(super) fn on_stop(&mut self, generation: Option<Generation>, grace: Option<Duration>) -> Vec<Effect> {
+    pub(super) fn on_stop(
+        &mut self,
+        generation: Option<Generation>,
+        grace: Option<Duration>,
+        drain: Duration,
+    ) -> Vec<Effect> {
         if let Err(refusal) = self.check(generation) {
             return vec![Effect::Reply(Err(refusal))];
         }
         self.raise(generation);
         self.state.desired = Desired::Stopped;
-        self.grace = grace.unwrap_or(self.policy.grace);
+        (self.grace, self.drain) = (grace.unwrap_or(self.policy.grace), drain);
         let follow = self.pursue();
         self.answer(follow)
     }
@@ -61,23 +67,33 @@ impl Machine {
         }
         self.raise(generation);
         self.state.restarted = generation.is_some();
-        self.grace = self.policy.grace;
+        (self.grace, self.drain) = (self.policy.grace, Duration::ZERO);
         self.begin_anew();
         self.note("restarted", "restart wanted".to_owned());
         let follow = self.pursue();
         self.answer(follow)
     }
 
-    pub(super) fn on_delete(&mut self, generation: Option<Generation>) -> Vec<Effect> {
+    pub(super) fn on_delete(&mut self, generation: Option<Generation>, drain: Duration) -> Vec<Effect> {
         match self.check(generation) {
-            Err(Refusal::Deleting) => return vec![Effect::Reply(Ok(()))],
+            Err(Refusal::Deleting) => return self.delete_again(drain),
             Err(refusal) => return vec![Effect::Reply(Err(refusal))],
             Ok(()) => {}
         }
         self.raise(generation);
         self.state.desired = Desired::Deleted;
-        self.grace = self.policy.grace;
+        (self.grace, self.drain) = (self.policy.grace, drain);
         self.note("deleted", "delete wanted".to_owned());
+        let follow = self.pursue();
+        self.answer(follow)
+    }
+
+    /// Nothing is new but the time that requests in flight have.
+    fn delete_again(&mut self, drain: Duration) -> Vec<Effect> {
+        if !matches!(self.state.phase, Phase::Draining { .. }) {
+            return vec![Effect::Reply(Ok(()))];
+        }
+        self.drain = drain;
         let follow = self.pursue();
         self.answer(follow)
     }
@@ -97,7 +113,7 @@ impl Machine {
         if leave || !self.state.phase.is_busy() {
             return vec![Effect::Done];
         }
-        self.grace = self.policy.grace;
+        (self.grace, self.drain) = (self.policy.grace, Duration::ZERO);
         let mut follow = self.pursue();
         // A command may have granted more time than the agent's own stop has.
         if matches!(self.state.phase, Phase::Killing { .. }) && follow.is_empty() {

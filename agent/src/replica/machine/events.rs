@@ -11,14 +11,15 @@ use crate::replica::spec::{Access, Ended, Instance, Spec};
 /// What happens to a replica.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// Run this.
-    Start { generation: Generation, spec: Arc<Spec>, access: Access, port: u16 },
+    /// Run this. `drain`, here and below: how long requests in flight may take at what runs now; zero: it is ended at
+    /// once.
+    Start { generation: Generation, spec: Arc<Spec>, access: Access, port: u16, drain: Duration },
     /// Stop and keep the record. No generation: whatever there is; no grace: the usual one.
-    Stop { generation: Option<Generation>, grace: Option<Duration> },
+    Stop { generation: Option<Generation>, grace: Option<Duration>, drain: Duration },
     /// Start again, with the same spec.
     Restart { generation: Option<Generation> },
     /// Stop and leave nothing.
-    Delete { generation: Option<Generation> },
+    Delete { generation: Option<Generation>, drain: Duration },
     /// Other credentials. No gateway token: the old one stays.
     SetAccess { access: Access },
     /// What the runtime needs is there, and this port is free.
@@ -47,6 +48,8 @@ pub enum Event {
     Answering { attempt: u32 },
     /// Something it needs is lost or cannot be had: it has to end, and fails for this.
     Broken { attempt: u32, reason: FailureReason, message: String },
+    /// No request is in flight any more.
+    Drained { attempt: u32 },
     /// The timer that was set with this fence is due.
     Timer { fence: u64 },
     /// The agent stops: end what runs, or leave it to the next agent.
@@ -76,6 +79,8 @@ pub enum Effect {
     Guard { attempt: u32 },
     /// Stop asking.
     StopProbe,
+    /// Say when no request is in flight any more. The route is not ready by then, so that no new one comes.
+    Drain { attempt: u32 },
     /// Send a signal to its process group or into its container.
     Signal { instance: Instance, signal: Signal },
     /// Replace the timer.
@@ -91,8 +96,8 @@ pub enum Effect {
 /// A line of a deployment's journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// `accepted`, `started`, `running`, `unresponsive`, `exited`, `stopping`, `stopped`, `failed`, `restarted`,
-    /// `access`, `deleted`; the task adds `fetching`, `fetched`, `pulling` and `pulled`.
+    /// `accepted`, `started`, `running`, `unresponsive`, `exited`, `draining`, `stopping`, `stopped`, `failed`,
+    /// `restarted`, `access`, `deleted`; the task adds `fetching`, `fetched`, `pulling` and `pulled`.
     pub kind: &'static str,
     /// For people.
     pub message: String,

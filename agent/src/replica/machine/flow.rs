@@ -46,6 +46,7 @@ impl Machine {
             | Phase::Starting { .. }
             | Phase::Running { .. }
             | Phase::Hung { .. }
+            | Phase::Draining { .. }
             | Phase::BackingOff
             | Phase::Killing { failure: None, .. }
             | Phase::Stopped
@@ -77,9 +78,9 @@ impl Machine {
                 self.state.phase = Phase::Spawning { stale: true };
                 Vec::new()
             }
-            Phase::Starting { instance } | Phase::Running { instance } | Phase::Hung { instance, .. } => {
-                self.enter(Phase::Killing { instance, failure: None })
-            }
+            Phase::Starting { instance } => self.enter(Phase::Killing { instance, failure: None }),
+            Phase::Running { instance } | Phase::Hung { instance, .. } => self.leave(instance),
+            Phase::Draining { instance } => self.hasten(instance),
             // The timer stays as it is: a command that is repeated must not put off the hard signal.
             Phase::Killing { instance, .. } => {
                 self.state.phase = Phase::Killing { instance, failure: None };
@@ -212,6 +213,7 @@ impl Machine {
                 let timer = Effect::SetTimer { fence, after: self.policy.hung_max };
                 follow.extend([Effect::Route { ready: false }, timer, Effect::Report]);
             }
+            Phase::Draining { .. } => self.begin_to_drain(follow),
             Phase::BackingOff => {
                 let timer = Effect::SetTimer { fence, after: self.backoff() };
                 follow.extend([Effect::Route { ready: false }, timer, Effect::Report]);
@@ -271,6 +273,7 @@ impl Machine {
             | Phase::Starting { .. }
             | Phase::Running { .. }
             | Phase::Hung { .. }
+            | Phase::Draining { .. }
             | Phase::BackingOff
             | Phase::Killing { .. }
             | Phase::Stopped

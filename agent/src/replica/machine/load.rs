@@ -65,6 +65,10 @@ impl Machine {
             (Phase::Killing { failure, .. }, Found::Alive(instance)) => {
                 self.adopt(attempt, instance, Phase::Killing { instance, failure })
             }
+            // The requests in flight were the former agent's, and broke with it.
+            (Phase::Draining { instance }, Found::Alive(_) | Found::Unknown) => {
+                self.adopt(attempt, instance, Phase::Killing { instance, failure: None })
+            }
             // It is taken up as it was: its watch says how it ended, if it has, when the Engine answers.
             (phase @ Phase::Starting { instance }, Found::Unknown)
             | (phase @ Phase::Running { instance }, Found::Unknown)
@@ -78,10 +82,16 @@ impl Machine {
                 self.again()
             }
             (
-                Phase::Starting { .. } | Phase::Running { .. } | Phase::Hung { .. } | Phase::Killing { .. },
+                Phase::Starting { .. }
+                | Phase::Running { .. }
+                | Phase::Hung { .. }
+                | Phase::Draining { .. }
+                | Phase::Killing { .. },
                 Found::Gone(ended),
             ) => self.on_exited(attempt, &ended),
-            (Phase::Killing { .. }, Found::Rebooted) => self.on_exited(attempt, &Ended::default()),
+            (Phase::Draining { .. } | Phase::Killing { .. }, Found::Rebooted) => {
+                self.on_exited(attempt, &Ended::default())
+            }
         }
     }
 

@@ -113,7 +113,7 @@ impl Machine {
             Phase::Killing { failure: Some(failure), .. } => {
                 self.fail(Failure { message: with_output(failure.message, &ended.output), ..failure })
             }
-            Phase::Killing { failure: None, .. } => self.again(),
+            Phase::Draining { .. } | Phase::Killing { failure: None, .. } => self.again(),
             Phase::New
             | Phase::Preparing
             | Phase::Spawning { .. }
@@ -213,6 +213,7 @@ impl Machine {
                 self.state.recent_crashes = 0;
                 self.finish(Vec::new())
             }
+            Phase::Draining { instance } => self.time_is_over(instance),
             Phase::Killing { instance, .. } => vec![
                 Effect::Signal { instance, signal: Signal::Kill },
                 Effect::SetTimer { fence: self.fence, after: self.policy.grace.max(KILL_AGAIN_MIN) },

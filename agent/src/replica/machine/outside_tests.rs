@@ -49,7 +49,7 @@ fn a_container_that_ends_before_it_is_healthy_is_tried_again_and_then_fails() {
     }
     machine.step(exited(5, 2), NOW);
     let view = view(&machine);
-    assert_eq!((view.status, view.restarts, view.exit_code), (Status::Failed, 4, 2));
+    assert_eq!((view.status, view.restarts, view.exit_code), (Status::Failed, 4, Some(2)));
     assert!(view.message.starts_with("crash_loop: the runtime ended 5 times"), "{}", view.message);
 }
 

@@ -19,6 +19,9 @@ pub enum Phase {
     Running { instance: Instance },
     /// It was healthy and answers nothing; it is still asked. `message`: what was seen. Stored as running.
     Hung { instance: Instance, message: String },
+    /// It gets no new requests and has a while to answer those in flight; then it is told to end. Stored as killing:
+    /// the requests go with the agent whose proxy holds them.
+    Draining { instance: Instance },
     /// It crashed and will be started again.
     BackingOff,
     /// It was told to end. `failure`: what becomes of the replica, unless a command says otherwise.
@@ -42,6 +45,7 @@ impl Phase {
             | Self::Starting { .. }
             | Self::Running { .. }
             | Self::Hung { .. }
+            | Self::Draining { .. }
             | Self::BackingOff
             | Self::Killing { .. } => true,
             Self::New | Self::Stopped | Self::Failed(_) | Self::Removed | Self::Halted => false,
@@ -50,7 +54,21 @@ impl Phase {
 
     /// Whether a timer runs in it.
     pub(super) fn has_timer(&self) -> bool {
-        matches!(self, Self::Starting { .. } | Self::Hung { .. } | Self::BackingOff | Self::Killing { .. })
+        match self {
+            Self::Starting { .. }
+            | Self::Hung { .. }
+            | Self::Draining { .. }
+            | Self::BackingOff
+            | Self::Killing { .. } => true,
+            Self::New
+            | Self::Preparing
+            | Self::Spawning { .. }
+            | Self::Running { .. }
+            | Self::Stopped
+            | Self::Failed(_)
+            | Self::Removed
+            | Self::Halted => false,
+        }
     }
 
     /// Whether the runtime is asked in it.
@@ -64,6 +82,7 @@ impl Phase {
             Self::Starting { instance }
             | Self::Running { instance }
             | Self::Hung { instance, .. }
+            | Self::Draining { instance }
             | Self::Killing { instance, .. } => Some(*instance),
             Self::New
             | Self::Preparing
@@ -85,6 +104,7 @@ impl Phase {
             Self::Starting { .. } => "starting",
             Self::Running { .. } => "running",
             Self::Hung { .. } => "hung",
+            Self::Draining { .. } => "draining",
             Self::BackingOff => "backing_off",
             Self::Killing { .. } => "killing",
             Self::Stopped => "stopped",
@@ -103,6 +123,14 @@ pub struct Failure {
     pub message: String,
     /// The runtime's exit code; 0 when it had none.
     pub exit_code: i32,
+}
+
+impl Failure {
+    /// The exit code of the attempt that ended with it; none when nothing had ended by itself, or nobody saw how.
+    pub(super) fn exit_code(&self) -> Option<i32> {
+        let ended = matches!(self.reason, FailureReason::Exited | FailureReason::CrashLoop);
+        Some(self.exit_code).filter(|code| ended && *code >= 0)
+    }
 }
 
 /// The kinds of failure.

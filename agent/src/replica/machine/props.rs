@@ -12,10 +12,13 @@ use crate::replica::spec::{ContainerRef, Ended, Instance};
 /// What happens next in the world.
 #[derive(Clone, Debug)]
 enum Act {
-    Start(u64),
-    Stop(Option<u64>),
+    /// Here and below: the seconds that requests in flight get.
+    Start(u64, u64),
+    Stop(Option<u64>, u64),
     Restart(Option<u64>),
-    Delete(Option<u64>),
+    Delete(Option<u64>, u64),
+    /// The last request in flight is over, or so somebody says.
+    Drained,
     /// What was asked of the outside is answered, well or badly.
     Answer(bool),
     /// An old answer comes again.
@@ -46,12 +49,14 @@ enum Act {
 }
 
 fn act() -> impl Strategy<Value = Act> {
+    let drain = || prop_oneof![Just(0u64), 1u64..100];
     let generation = || prop_oneof![Just(None), (0u64..6).prop_map(Some)];
     prop_oneof![
-        3 => (0u64..6).prop_map(Act::Start),
-        1 => generation().prop_map(Act::Stop),
+        3 => ((0u64..6), drain()).prop_map(|(generation, drain)| Act::Start(generation, drain)),
+        2 => (generation(), drain()).prop_map(|(generation, drain)| Act::Stop(generation, drain)),
         1 => generation().prop_map(Act::Restart),
-        1 => generation().prop_map(Act::Delete),
+        1 => (generation(), drain()).prop_map(|(generation, drain)| Act::Delete(generation, drain)),
+        2 => Just(Act::Drained),
         6 => prop::bool::weighted(0.9).prop_map(Act::Answer),
         1 => (0u32..4).prop_map(Act::Stale),
         2 => (0i32..3).prop_map(Act::Exit),
@@ -81,6 +86,8 @@ struct World {
     watched: Option<u32>,
     timer: Option<u64>,
     ready: bool,
+    /// Somebody waits for the requests in flight of this attempt.
+    draining: Option<u32>,
     die_before: Option<usize>,
     no_spawn: Option<bool>,
     container: bool,
@@ -126,6 +133,7 @@ impl World {
             watched: None,
             timer: None,
             ready: false,
+            draining: None,
             die_before: None,
             no_spawn: None,
             container: false,
@@ -140,9 +148,9 @@ impl World {
     fn send(&mut self, event: Event) {
         let stale = match &event {
             Event::Start { generation, .. } => generation.0 < self.highest,
-            Event::Stop { generation, .. } | Event::Restart { generation } | Event::Delete { generation } => {
-                generation.is_some_and(|given| given.0 < self.highest)
-            }
+            Event::Stop { generation, .. }
+            | Event::Restart { generation }
+            | Event::Delete { generation, .. } => generation.is_some_and(|given| given.0 < self.highest),
             _ => false,
         };
         let known = self.durable.is_some();
@@ -183,6 +191,10 @@ impl World {
                     );
                 }
                 Effect::Route { ready } => self.ready = ready,
+                Effect::Drain { attempt } => {
+                    assert!(!self.ready, "new requests come while it drains");
+                    self.draining = Some(attempt);
+                }
                 Effect::Prepare { attempt } => self.preparing = Some(attempt),
                 Effect::Spawn { attempt } => effects.extend(self.spawn(attempt)),
                 Effect::Watch { attempt, instance } => {
@@ -191,6 +203,8 @@ impl World {
                 }
                 Effect::Signal { instance, signal } => {
                     assert_eq!(self.alive, Some(instance), "a signal to a stranger");
+                    let drains = matches!(self.machine.state().phase, Phase::Draining { .. });
+                    assert!(!drains, "it is to answer its last requests");
                     self.ended_by_us.insert(number(instance));
                     if signal == Signal::Kill {
                         self.exit(9);
@@ -310,12 +324,23 @@ impl World {
 
     fn act(&mut self, act: &Act) {
         match *act {
-            Act::Start(generation) => self.send(start(generation)),
-            Act::Stop(generation) => {
-                self.send(Event::Stop { generation: generation.map(Generation), grace: None });
+            Act::Start(generation, secs) => {
+                let mut event = start(generation);
+                if let Event::Start { drain, .. } = &mut event {
+                    *drain = Duration::from_secs(secs);
+                }
+                self.send(event);
+            }
+            Act::Stop(generation, secs) => {
+                let drain = Duration::from_secs(secs);
+                self.send(Event::Stop { generation: generation.map(Generation), grace: None, drain });
             }
             Act::Restart(generation) => self.send(Event::Restart { generation: generation.map(Generation) }),
-            Act::Delete(generation) => self.send(Event::Delete { generation: generation.map(Generation) }),
+            Act::Delete(generation, secs) => {
+                let drain = Duration::from_secs(secs);
+                self.send(Event::Delete { generation: generation.map(Generation), drain });
+            }
+            Act::Drained => self.tell(|attempt| Event::Drained { attempt }),
             Act::Answer(well) => {
                 if let Some(attempt) = self.preparing.take() {
                     self.send(if well {
@@ -339,6 +364,7 @@ impl World {
                 self.send(Event::Silent { attempt, message: String::new() });
                 self.send(Event::Answering { attempt });
                 self.send(Event::Progressed { attempt });
+                self.send(Event::Drained { attempt });
                 self.send(Event::Exited { attempt, ended: Ended::default() });
                 assert!(before == *self.machine.state() || self.durable.is_none());
             }
@@ -391,6 +417,8 @@ impl World {
         }
         assert!(!state.phase.has_timer() || self.timer.is_some(), "{:?} without a timer", state.phase);
         assert!(state.phase != Phase::Preparing || self.preparing == Some(state.attempt), "nobody looks");
+        let drains = matches!(state.phase, Phase::Draining { .. });
+        assert!(!drains || self.draining == Some(state.attempt), "nobody sees the last request end");
         assert!(state.recent_crashes <= Policy::default().crash_max);
     }
 
@@ -401,6 +429,7 @@ impl World {
             self.act(&Act::Answer(true));
             self.act(&Act::Healthy);
             self.act(&Act::Answering);
+            self.act(&Act::Drained);
             if matches!(self.machine.state().phase, Phase::Killing { .. }) {
                 self.exit(0);
             }

@@ -30,11 +30,21 @@ pub(super) fn process(pid: u32) -> Instance {
 
 pub(super) fn start(generation: u64) -> Event {
     let generation = Generation(generation);
-    Event::Start { generation, spec: spec("m"), access: Access::default(), port: 30_000 }
+    Event::Start {
+        generation,
+        spec: spec("m"),
+        access: Access::default(),
+        port: 30_000,
+        drain: Duration::ZERO,
+    }
 }
 
 pub(super) fn stop(generation: u64) -> Event {
-    Event::Stop { generation: Some(Generation(generation)), grace: None }
+    Event::Stop { generation: Some(Generation(generation)), grace: None, drain: Duration::ZERO }
+}
+
+pub(super) fn delete(generation: Option<Generation>) -> Event {
+    Event::Delete { generation, drain: Duration::ZERO }
 }
 
 pub(super) fn exited(attempt: u32, code: i32) -> Event {
@@ -87,6 +97,7 @@ pub(super) fn names(effects: &[Effect]) -> Vec<String> {
             Effect::Watch { attempt, .. } => format!("watch({attempt})"),
             Effect::Probe { attempt } => format!("probe({attempt})"),
             Effect::Guard { attempt } => format!("guard({attempt})"),
+            Effect::Drain { attempt } => format!("drain({attempt})"),
             Effect::StopProbe => "stop_probe".to_owned(),
             Effect::Signal { instance: Instance::Process(process), signal } => {
                 format!("signal({} {signal:?})", process.pid)
@@ -137,7 +148,7 @@ fn from_nothing_to_running_and_away_again() {
             Some(Status::Stopping),
         ),
         (exited(1, 0), "persist(stopped), cancel_timer, route(false), report", Some(Status::Stopped)),
-        (Event::Delete { generation: None }, "remove(6), reply(ok), report, done", None),
+        (delete(None), "remove(6), reply(ok), report, done", None),
     ] {
         assert_eq!(step(&mut machine, event.clone()), effects, "{event:?}");
         assert_eq!(machine.view().map(|view| view.status), status, "{event:?}");
@@ -161,9 +172,9 @@ fn older_generations_are_refused_whatever_they_want() {
     let old = Some(Generation(4));
     for event in [
         start(4),
-        Event::Stop { generation: old, grace: None },
+        Event::Stop { generation: old, grace: None, drain: Duration::ZERO },
         Event::Restart { generation: old },
-        Event::Delete { generation: old },
+        delete(old),
     ] {
         let mut machine = after(running());
         let before = machine.state().clone();
@@ -206,7 +217,7 @@ fn a_stop_while_the_process_is_made_ends_it_as_soon_as_it_exists() {
 fn the_hard_signal_follows_when_the_polite_one_does_nothing() {
     let mut machine = after(running());
     let grace = Some(Duration::from_secs(3));
-    let effects = machine.step(Event::Stop { generation: None, grace }, NOW);
+    let effects = machine.step(Event::Stop { generation: None, grace, drain: Duration::ZERO }, NOW);
     assert!(names(&effects).contains(&"timer(3s)".to_owned()));
     // A repeated stop does not put it off.
     assert_eq!(step(&mut machine, stop(5)), "persist(), reply(ok)");
@@ -221,7 +232,7 @@ fn an_exit_before_the_first_health_fails_with_the_last_words() {
         "persist(failed), stop_probe, cancel_timer, route(false), report"
     );
     let view = machine.view().expect("a view");
-    assert_eq!((view.status, view.exit_code), (Status::Failed, 3));
+    assert_eq!((view.status, view.exit_code), (Status::Failed, Some(3)));
     assert_eq!(
         view.message,
         "exited: the runtime exited with code 3 before it was healthy; its last lines:\nlast words"
@@ -266,7 +277,7 @@ fn crashes_are_followed_by_longer_and_longer_waits_and_then_by_failure() {
     }
     machine.step(exited(5, 9), now);
     let view = machine.view().expect("a view");
-    assert_eq!((view.status, view.restarts, view.exit_code), (Status::Failed, 4, 9));
+    assert_eq!((view.status, view.restarts, view.exit_code), (Status::Failed, 4, Some(9)));
     assert!(
         view.message.starts_with("crash_loop: the runtime ended 5 times within 10m 00s"),
         "{}",
@@ -338,9 +349,9 @@ fn other_credentials_reach_the_proxy_after_they_are_durable() {
 #[test]
 fn what_is_unknown_or_going_away_is_refused() {
     assert_eq!(step(&mut machine(), stop(1)), "reply(no such replica on this node)");
-    let mut deleting = after([running(), vec![Event::Delete { generation: None }]].concat());
+    let mut deleting = after([running(), vec![delete(None)]].concat());
     assert_eq!(step(&mut deleting, start(9)), "reply(the replica is being deleted)");
-    assert_eq!(step(&mut deleting, Event::Delete { generation: None }), "reply(ok)");
+    assert_eq!(step(&mut deleting, delete(None)), "reply(ok)");
     let mut halting = after([running(), vec![Event::Halt { leave: false }]].concat());
     assert_eq!(step(&mut halting, start(9)), "reply(the agent is stopping)");
 }
@@ -368,7 +379,7 @@ fn the_agents_own_stop_ends_processes_without_blaming_them() {
 fn the_agents_own_stop_grants_no_more_than_its_own_grace() {
     let mut machine = after(running());
     let grace = Some(Duration::from_secs(600));
-    machine.step(Event::Stop { generation: None, grace }, NOW);
+    machine.step(Event::Stop { generation: None, grace, drain: Duration::ZERO }, NOW);
     let effects = machine.step(Event::Halt { leave: false }, NOW);
     assert_eq!(names(&effects).join(", "), "persist(), timer(10s)");
     assert_eq!(step(&mut machine, fence_of(&effects)), "signal(7 Kill), timer(10s)");
@@ -390,7 +401,7 @@ fn without_a_generation_a_start_begins_anew_what_has_come_to_an_end() {
         step(&mut machine, start(0))
     };
     let up = |mut events: Vec<Event>| events.split_off(1);
-    let stop = || Event::Stop { generation: None, grace: None };
+    let stop = || Event::Stop { generation: None, grace: None, drain: Duration::ZERO };
     assert_eq!(begins(up(running())), "reply(ok)");
     let anew = "persist(accepted), reply(ok), route(false), prepare(2), report";
     assert_eq!(begins([up(running()), vec![stop(), exited(1, 0)]].concat()), anew);

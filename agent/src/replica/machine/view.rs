@@ -47,7 +47,8 @@ pub struct View {
     pub restarts: u32,
     /// Why it failed, or what it waits for; empty when all is well.
     pub message: String,
-    pub exit_code: i32,
+    /// How the last attempt of one that failed ended; none: nothing had run, or nobody knows.
+    pub exit_code: Option<i32>,
     /// The last attempt ended because it had no memory left.
     pub out_of_memory: bool,
 }
@@ -59,40 +60,46 @@ impl Machine {
         let (status, message, exit_code) = match &state.phase {
             Phase::New | Phase::Removed => return None,
             Phase::Preparing | Phase::Spawning { .. } if state.last_end.is_empty() => {
-                (Status::Preparing, String::new(), 0)
+                (Status::Preparing, String::new(), None)
             }
             Phase::Preparing | Phase::Spawning { .. } | Phase::Starting { .. } => {
-                (Status::Starting, state.last_end.clone(), 0)
+                (Status::Starting, state.last_end.clone(), None)
             }
-            Phase::Running { .. } => (Status::Running, String::new(), 0),
+            Phase::Running { .. } => (Status::Running, String::new(), None),
             Phase::BackingOff => {
                 let wait = nebula_core::duration::human(self.backoff());
-                (Status::Starting, format!("starts again {wait} after the end of {}", state.last_end), 0)
+                (Status::Starting, format!("starts again {wait} after the end of {}", state.last_end), None)
             }
             Phase::Hung { message, .. } => {
                 let limit = nebula_core::duration::human(self.policy.hung_max);
-                (Status::Starting, format!("{message}; after {limit} of that it is started again"), 0)
+                (Status::Starting, format!("{message}; after {limit} of that it is started again"), None)
             }
             Phase::Killing { failure: Some(failure), .. }
                 if failure.reason == FailureReason::Unresponsive =>
             {
-                (Status::Starting, format!("{}; it is ended and starts again", failure.message), 0)
+                (Status::Starting, format!("{}; it is ended and starts again", failure.message), None)
             }
             Phase::Killing { failure: Some(failure), .. } => {
-                (Status::Stopping, failure.message.clone(), failure.exit_code)
+                (Status::Stopping, failure.message.clone(), None)
             }
+            Phase::Draining { .. } => match state.desired {
+                Desired::Running => {
+                    (Status::Starting, "the one before answers its last requests".to_owned(), None)
+                }
+                Desired::Stopped | Desired::Deleted => (Status::Stopping, String::new(), None),
+            },
             Phase::Killing { failure: None, .. } => match state.desired {
                 Desired::Running if !self.halting => {
-                    (Status::Starting, "the one before is told to end".to_owned(), 0)
+                    (Status::Starting, "the one before is told to end".to_owned(), None)
                 }
                 Desired::Running | Desired::Stopped | Desired::Deleted => {
-                    (Status::Stopping, String::new(), 0)
+                    (Status::Stopping, String::new(), None)
                 }
             },
-            Phase::Stopped => (Status::Stopped, String::new(), 0),
-            Phase::Halted => (Status::Stopping, "the agent is stopping".to_owned(), 0),
+            Phase::Stopped => (Status::Stopped, String::new(), None),
+            Phase::Halted => (Status::Stopping, "the agent is stopping".to_owned(), None),
             Phase::Failed(failure) => {
-                (Status::Failed, format!("{}: {}", failure.reason, failure.message), failure.exit_code)
+                (Status::Failed, format!("{}: {}", failure.reason, failure.message), failure.exit_code())
             }
         };
         let (generation, port, instance) = (state.generation, state.port, state.phase.instance());
