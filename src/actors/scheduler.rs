@@ -1,10 +1,11 @@
 //! The scheduler: gives replicas their places.
 //!
-//! * Owns: the reservations, and the picture of the nodes.
+//! * Owns: the reservations, the picture of the nodes, and the pace at which what lost nodes had moves.
 //! * Persists: nothing; a place is part of its replica's record.
-//! * Talks to: deployments (answers, and wakes those that wait when something changes).
+//! * Talks to: deployments (answers, and wakes those that wait when something fits); reads sessions' published status.
 //! * Timers: none.
-//! * On crash: asks the registry for the nodes and reads the places from the deployments' records.
+//! * On crash: asks the registry for the nodes, reads what they use from their sessions' status and the places from the
+//!   deployments' records. Moves that were granted are asked for again.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,16 +14,18 @@ use actix::{Actor, Context, Handler, Message, MessageResult};
 use nebula_core::ids::{DeploymentId, NodeId, ReplicaId};
 use serde::Serialize;
 
-use self::machine::{Machine, Request};
+use self::machine::{Explanation, Hold, Machine, Request};
 use super::deployment::News;
 use super::letter::{Member, opens_letters};
-use super::registry::Tell;
 use super::registry::machine::NodeUpdate;
+use super::registry::{RegistryStatus, Tell};
+use super::session::SessionStatus;
 use super::supervisor::{Birth, ChildSpec, DeathWatch, Restart};
 use super::system::{System, patiently, store_error};
 use super::tree::Cell;
 use crate::domain::deployment::{Deployment, Placement};
 use crate::domain::error::Error;
+use crate::domain::node::Usage;
 
 pub mod machine;
 
@@ -54,7 +57,7 @@ pub(crate) fn spec(system: System) -> ChildSpec {
 
 /// What one replica of a deployment needs.
 pub(crate) fn request(dep: &Deployment, replica: ReplicaId) -> Request {
-    Request { deployment: dep.id, replica, spec: dep.spec.clone() }
+    Request::of(dep, replica)
 }
 
 impl Scheduler {
@@ -62,7 +65,7 @@ impl Scheduler {
         let mut machine = Machine::default();
         for (id, _) in patiently(|| system.store.deployment_names()).await.map_err(store_error)? {
             match patiently(|| system.store.deployment(id)).await {
-                Ok(stored) => stored.iter().for_each(|dep| restore(&mut machine, dep)),
+                Ok(stored) => stored.iter().for_each(|dep| machine.restore(dep)),
                 Err(error) => tracing::error!(deployment_id = %id, %error, "deployment left out"),
             }
         }
@@ -78,17 +81,28 @@ impl Scheduler {
         self.publish();
     }
 
+    /// What a node uses, as its session last said: a scheduler that has just started has not heard it.
+    fn look_up_usage(&mut self, node: &NodeId) -> BTreeSet<DeploymentId> {
+        let cell =
+            self.system.tree.cell(&super::session::path(node)).filter(|_| self.machine.lacks_usage(node));
+        let status = cell.and_then(|cell| cell.status::<SessionStatus>());
+        match status.and_then(|status| status.stats.as_ref().map(Usage::of)) {
+            Some(usage) => self.machine.usage_changed(node, usage),
+            None => BTreeSet::new(),
+        }
+    }
+
+    /// Nothing moves while most nodes are missing, while it is not known whether they are, and while the store may lack
+    /// what was acknowledged.
+    fn stands_still(&self) -> bool {
+        let registry = self.system.tree.cell(super::registry::PATH);
+        let status = registry.and_then(|cell| cell.status::<RegistryStatus>());
+        self.system.caution.holds() || status.is_none_or(|status| status.brake_holds())
+    }
+
     fn publish(&self) {
         let status = SchedulerStatus { reserved: self.machine.reserved(), waiting: self.machine.waiting() };
         self.cell.publish(Arc::new(status));
-    }
-}
-
-fn restore(machine: &mut Machine, dep: &Deployment) {
-    for replica in &dep.replicas {
-        if let Some(placement) = &replica.placement {
-            machine.restore(replica.id, dep.id, placement, dep.spec.cpu.cores);
-        }
     }
 }
 
@@ -145,8 +159,37 @@ impl Handler<Place> for Scheduler {
             Ok(placement) => Placed::On(placement),
             Err(why) => Placed::Nowhere(why),
         };
-        self.publish();
+        let woken = self.machine.woken();
+        self.wake(woken);
         MessageResult(placed)
+    }
+}
+
+/// What every node says to a request, which gets no place by it.
+#[derive(Debug, Message)]
+#[rtype(result = "Explanation")]
+pub struct Explain(pub Request);
+
+impl Handler<Explain> for Scheduler {
+    type Result = MessageResult<Explain>;
+
+    fn handle(&mut self, Explain(request): Explain, _: &mut Context<Self>) -> Self::Result {
+        MessageResult(self.machine.explain(&request))
+    }
+}
+
+/// From a deployment: may what this offline node has be placed elsewhere now? Once it may, it may until the node
+/// returns; the answer no is to be asked again.
+#[derive(Debug, Message)]
+#[rtype(result = "bool")]
+pub struct MayMove(pub NodeId);
+
+impl Handler<MayMove> for Scheduler {
+    type Result = bool;
+
+    fn handle(&mut self, MayMove(node): MayMove, _: &mut Context<Self>) -> bool {
+        let now = self.system.tree.clock().now();
+        self.machine.may_move(&node, self.stands_still(), now)
     }
 }
 
@@ -158,11 +201,13 @@ pub enum Capacity {
     Nodes(Vec<NodeUpdate>),
     /// From the registry: a node was forgotten.
     NodeGone(NodeId),
+    /// From a session: what its node uses has changed.
+    Usage(NodeId, Usage),
     /// From a deployment: a replica needs its place no longer.
     Release(ReplicaId),
     /// From a deployment, when it or the scheduler has just started: these of its replicas keep what is reserved for
-    /// them, and this is where those are that have a place, with so many cores each.
-    Holds(DeploymentId, Vec<(ReplicaId, Option<Placement>)>, u32),
+    /// them, and nothing else of it stays reserved.
+    Holds(DeploymentId, Vec<Hold>),
 }
 
 impl Handler<Capacity> for Scheduler {
@@ -171,10 +216,17 @@ impl Handler<Capacity> for Scheduler {
     fn handle(&mut self, capacity: Capacity, _: &mut Context<Self>) {
         let waiting = match capacity {
             Capacity::Nodes(updates) => {
-                updates.into_iter().flat_map(|update| self.machine.node_changed(update)).collect()
+                let mut waiting = BTreeSet::new();
+                for update in updates {
+                    let node = update.node.id.clone();
+                    waiting.append(&mut self.machine.node_changed(update));
+                    waiting.append(&mut self.look_up_usage(&node));
+                }
+                waiting
             }
+            Capacity::Usage(node, usage) => self.machine.usage_changed(&node, usage),
             Capacity::Release(replica) => self.machine.release(replica),
-            Capacity::Holds(deployment, replicas, cores) => self.machine.holds(deployment, &replicas, cores),
+            Capacity::Holds(deployment, holds) => self.machine.holds(deployment, &holds),
             Capacity::NodeGone(node) => {
                 self.machine.node_gone(&node);
                 BTreeSet::new()

@@ -2,10 +2,12 @@
 //!
 //! * Owns: the node's outbox of commands and its newest report.
 //! * Persists: commands, until they are acknowledged; never reports.
-//! * Talks to: the agent (hands commands over); deployments read its published status.
+//! * Talks to: the agent (hands commands over), the scheduler (what the node uses); deployments read its published
+//!   status.
 //! * Timers: none.
 //! * On crash: loads the outbox from the store and asks the registry how its node stands.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use actix::{
@@ -20,12 +22,13 @@ use self::machine::{Effect, Event, Machine};
 use super::effects::{Effects, Performer, Replies, Split, perform_all};
 use super::letter::{self, Member, opens_letters};
 use super::registry::machine::NodeUpdate;
+use super::scheduler::Capacity;
 use super::supervisor::{Birth, ChildSpec, DeathWatch, Restart};
 use super::system::{System, patiently, store_error};
 use super::tree::Cell;
 use crate::domain::command::Command;
 use crate::domain::error::Error;
-use crate::domain::node::{Availability, NodeHealth, NodeStats};
+use crate::domain::node::{Availability, NodeHealth, NodeStats, Usage};
 use crate::domain::report::{NodeFacts, NodeReport, ReplicaReport};
 use crate::ports::AgentError;
 
@@ -58,10 +61,18 @@ pub struct SessionStatus {
     #[serde(skip)]
     update: Option<NodeUpdate>,
     #[serde(skip)]
-    reported: Vec<ReplicaReport>,
+    reported: Arc<Reported>,
 }
 
+/// The replicas in a report, by deployment.
+type Reported = HashMap<DeploymentId, Vec<ReplicaReport>>;
+
 impl SessionStatus {
+    /// The node, and whether it is heard from; none before the registry has said.
+    pub(crate) fn node(&self) -> Option<&NodeUpdate> {
+        self.update.as_ref()
+    }
+
     /// What a deployment needs to know of this node.
     #[must_use]
     pub fn facts_for(&self, deployment: DeploymentId) -> Option<NodeFacts> {
@@ -73,7 +84,7 @@ impl SessionStatus {
             scheduling: node.scheduling,
             proxy: node.proxy_address(),
             report_seq: self.reports,
-            replicas: self.reported.iter().filter(|r| r.deployment_id == deployment).cloned().collect(),
+            replicas: self.reported.get(&deployment).cloned().unwrap_or_default(),
         })
     }
 }
@@ -83,6 +94,14 @@ pub struct Session {
     node_id: NodeId,
     machine: Machine,
     update: Option<NodeUpdate>,
+    /// What the scheduler was told.
+    usage: Option<Usage>,
+    /// The last call did not reach the agent.
+    unreached: bool,
+    /// The newest report, and which one it is.
+    reported: (u64, Arc<Reported>),
+    /// What those who follow this session know: how the node stands, and which report.
+    followed: Option<(Option<NodeUpdate>, u64)>,
     system: System,
     clock: Clock,
     cell: Arc<Cell>,
@@ -106,6 +125,10 @@ impl Session {
             machine: Machine::load(node_id.clone(), commands),
             node_id,
             update: None,
+            usage: None,
+            unreached: false,
+            reported: (0, Arc::default()),
+            followed: None,
             clock: system.tree.clock(),
             cell: birth.cell.clone(),
             effects: Effects::new(system.journal.clone()),
@@ -115,6 +138,17 @@ impl Session {
         };
         birth.cell.running(session.start());
         Ok(())
+    }
+
+    /// Tells the scheduler what the node uses, when that has changed. It finds the same in the published status.
+    fn tell_usage(&mut self) {
+        let (_, report) = self.machine.newest_report();
+        let usage = report.and_then(|report| report.stats.as_ref()).map(Usage::of);
+        if let Some(usage) = usage.filter(|usage| self.usage.as_ref() != Some(usage)) {
+            self.usage = Some(usage.clone());
+            let told = Capacity::Usage(self.node_id.clone(), usage);
+            self.system.scheduler.tell(super::scheduler::PATH, told);
+        }
     }
 
     fn call(&self, command: Command, ctx: &mut Context<Self>) {
@@ -137,11 +171,17 @@ impl Session {
             Ok(()) => tracing::debug!(
                 node_id = %self.node_id, command_id = %command.id, action = command.action.as_str(), "command accepted"
             ),
+            // Once is enough: with thousands of commands the calls to one silent agent would fill the log.
+            Err(error @ AgentError::Unreachable(_)) if self.unreached => tracing::debug!(
+                node_id = %self.node_id, command_id = %command.id, action = command.action.as_str(), %error,
+                "command not accepted"
+            ),
             Err(error) => tracing::warn!(
                 node_id = %self.node_id, command_id = %command.id, action = command.action.as_str(), %error,
                 "command not accepted"
             ),
         }
+        self.unreached = matches!(result, Err(AgentError::Unreachable(_)));
         let effects = self.machine.step(Event::Called(command.id, result));
         perform_all(self, effects, ctx);
     }
@@ -204,17 +244,32 @@ impl Performer for Session {
 
     fn settled(&mut self) {
         let (reports, report) = self.machine.newest_report();
-        let reported = report.map(|report| report.replicas.clone()).unwrap_or_default();
-        self.cell.publish(Arc::new(SessionStatus {
+        if self.reported.0 != reports {
+            let mut by_deployment = Reported::new();
+            for replica in report.iter().flat_map(|report| &report.replicas) {
+                by_deployment.entry(replica.deployment_id).or_default().push(replica.clone());
+            }
+            self.reported = (reports, Arc::new(by_deployment));
+        }
+        let status = Arc::new(SessionStatus {
             availability: self.update.as_ref().map(|update| update.availability),
             reports,
             commands_waiting: self.machine.waiting(),
-            replicas: reported.len(),
+            replicas: report.map_or(0, |report| report.replicas.len()),
             stats: report.and_then(|report| report.stats.clone()),
             health: report.and_then(|report| report.health.clone()),
             update: self.update.clone(),
-            reported,
-        }));
+            reported: Arc::clone(&self.reported.1),
+        });
+        // Thousands of deployments may follow this: a command that comes or goes is nothing to them.
+        let known = Some((self.update.clone(), reports));
+        if self.followed == known {
+            self.cell.publish_quietly(status);
+        } else {
+            self.followed = known;
+            self.cell.publish(status);
+        }
+        self.tell_usage();
     }
 }
 

@@ -9,6 +9,10 @@ use nebula_core::ids::NodeId;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+mod usage;
+
+pub use self::usage::{GpuUse, Usage};
+
 /// A node as it is remembered: identity, address, what it has, and the operator's will.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
@@ -159,6 +163,12 @@ pub struct NodeStats {
     pub memory_total_bytes: u64,
     /// One entry a GPU.
     pub gpu_stats: Vec<GpuStats>,
+    /// Free on the file system that models are fetched to; none: the agent says nothing of it.
+    pub disk_free_bytes: Option<u64>,
+    /// That file system's size.
+    pub disk_total_bytes: Option<u64>,
+    /// The models that the node holds completely, as [`nebula_core::source::ModelSource`] writes them, the newest first.
+    pub models: Vec<String>,
 }
 
 /// What one GPU does at the moment.

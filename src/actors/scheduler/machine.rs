@@ -1,130 +1,162 @@
 //! Where replicas go: a pure choice among nodes, and the reservations that keep two replicas off one GPU.
 //!
-//! The default policy: replicas with GPUs go to the node with the most free GPUs that fit, all of one type;
-//! replicas without go to the node with the most free cores. Nodes with fewer copies of the same deployment come
-//! first, ties go by id, so the same picture gives the same answer.
+//! The same picture gives the same answer: among equal nodes the first by id is taken.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use nebula_core::clock::Tick;
 use nebula_core::ids::{DeploymentId, NodeId, ReplicaId};
 
+use self::choice::Wish;
+use self::fleet::{Fleet, Share};
+pub use self::moves::MOVE_EVERY;
+use self::moves::Moves;
+use self::queue::Queue;
+pub use self::refusal::{Explanation, Refusal};
+pub use self::request::{Hold, Need, Request, Shape};
 use crate::actors::registry::machine::NodeUpdate;
-use crate::domain::deployment::{DeploymentSpec, Placement};
-use crate::domain::node::{Availability, Gpu, Scheduling, may_schedule};
+use crate::domain::deployment::{Deployment, Placement};
+use crate::domain::node::{Availability, Usage};
 
-/// How many nodes a refusal names.
-const REASONS_MAX: usize = 5;
+mod choice;
+mod fleet;
+mod index;
+mod moves;
+mod queue;
+mod refusal;
+mod request;
 
-/// What a replica needs.
-#[derive(Clone, Debug)]
-pub struct Request {
-    /// Its deployment.
-    pub deployment: DeploymentId,
-    /// The replica.
-    pub replica: ReplicaId,
-    /// What the deployment asks for.
-    pub spec: DeploymentSpec,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A share of a node that is a replica's.
 struct Reservation {
     deployment: DeploymentId,
-    node: NodeId,
-    gpus: Vec<u32>,
-    cores: u32,
+    slot: u32,
+    share: Share,
+}
+
+/// What one deployment has reserved.
+#[derive(Default)]
+struct Own {
+    replicas: BTreeSet<ReplicaId>,
+    /// How many of them are on which node, by its slot.
+    copies: BTreeMap<u32, u32>,
 }
 
 /// The scheduler's state.
 #[derive(Default)]
 pub struct Machine {
-    nodes: BTreeMap<NodeId, NodeUpdate>,
+    fleet: Fleet,
     reservations: BTreeMap<ReplicaId, Reservation>,
-    waiting: BTreeSet<DeploymentId>,
+    own: BTreeMap<DeploymentId, Own>,
+    queue: Queue,
+    moves: Moves,
+    woken: BTreeSet<DeploymentId>,
 }
 
 impl Machine {
     /// A node registered or changed. Answers who may find a place now.
     pub fn node_changed(&mut self, update: NodeUpdate) -> BTreeSet<DeploymentId> {
-        let old = self.nodes.insert(update.node.id.clone(), update.clone());
-        if old.as_ref() == Some(&update) { BTreeSet::new() } else { std::mem::take(&mut self.waiting) }
+        if update.availability != Availability::Offline {
+            self.moves.over(&update.node.id);
+        }
+        let better = self.fleet.set_node(update);
+        self.look_at(better);
+        self.woken()
+    }
+
+    /// What a node uses has changed. Answers who may find a place now.
+    pub fn usage_changed(&mut self, node: &NodeId, usage: Usage) -> BTreeSet<DeploymentId> {
+        let better = self.fleet.set_usage(node, usage);
+        self.look_at(better);
+        self.woken()
+    }
+
+    /// Whether a node is known, and not what it uses.
+    #[must_use]
+    pub fn lacks_usage(&self, node: &NodeId) -> bool {
+        self.fleet.lacks_usage(node)
     }
 
     /// A node was forgotten.
     pub fn node_gone(&mut self, node: &NodeId) {
-        self.nodes.remove(node);
+        self.moves.over(node);
+        self.fleet.forget(node);
     }
 
-    /// A replica needs its place no longer. Answers who may find a place now.
+    /// A replica needs its place no longer, and seeks none. Answers who may find a place now.
     pub fn release(&mut self, replica: ReplicaId) -> BTreeSet<DeploymentId> {
-        match self.reservations.remove(&replica) {
-            Some(_) => std::mem::take(&mut self.waiting),
-            None => BTreeSet::new(),
-        }
+        let freed = self.free(replica);
+        let told = self.queue.leave(replica);
+        self.look_at(freed.into_iter().chain(told));
+        self.woken()
     }
 
     /// A deployment says which of its replicas keep what is reserved for them, and where those are that have a place:
     /// it or the scheduler has just started, and what one told the other before may be lost. Nothing else of it stays
-    /// reserved. Answers who may find a place now.
-    pub fn holds(
-        &mut self,
-        deployment: DeploymentId,
-        replicas: &[(ReplicaId, Option<Placement>)],
-        cores: u32,
-    ) -> BTreeSet<DeploymentId> {
-        let before = self.reservations.len();
-        let stays = |id: &ReplicaId| replicas.iter().any(|(known, _)| known == id);
-        self.reservations.retain(|id, reserved| reserved.deployment != deployment || stays(id));
-        let freed = self.reservations.len() < before;
-        for (id, placement) in replicas {
-            if let Some(placement) = placement {
-                self.restore(*id, deployment, placement, cores);
-            }
+    /// reserved, and none of its other replicas waits. Answers who may find a place now.
+    pub fn holds(&mut self, deployment: DeploymentId, holds: &[Hold]) -> BTreeSet<DeploymentId> {
+        let stay: BTreeSet<ReplicaId> = holds.iter().map(|hold| hold.replica).collect();
+        let reserved = self.own.get(&deployment).map(|own| own.replicas.clone()).unwrap_or_default();
+        let mut changed: BTreeSet<u32> = BTreeSet::new();
+        for replica in reserved.difference(&stay) {
+            changed.extend(self.free(*replica));
         }
-        if freed { std::mem::take(&mut self.waiting) } else { BTreeSet::new() }
+        for replica in self.queue.of(deployment).into_iter().filter(|replica| !stay.contains(replica)) {
+            changed.extend(self.queue.leave(replica));
+        }
+        for hold in holds {
+            changed.extend(self.hold(deployment, hold));
+        }
+        self.look_at(changed);
+        self.woken()
     }
 
-    /// A replica has a place already, from before the scheduler started.
-    pub fn restore(
-        &mut self,
-        replica: ReplicaId,
-        deployment: DeploymentId,
-        placement: &Placement,
-        cores: u32,
-    ) {
-        let gpus = placement.gpu_devices.clone();
-        let reservation = Reservation { deployment, node: placement.node_id.clone(), gpus, cores };
-        self.reservations.insert(replica, reservation);
+    /// A deployment's replicas have their places already, from before the scheduler started.
+    pub fn restore(&mut self, dep: &Deployment) {
+        for replica in dep.replicas.iter().filter(|replica| dep.holds_place(replica)) {
+            self.hold(dep.id, &Hold::of(dep, replica));
+        }
     }
 
     /// Finds a place and reserves it, or says why there is none. Asking again for the same replica gives its
-    /// former place back first.
+    /// former place back first. Others may have found a place by that: `woken` answers who.
     ///
     /// # Errors
     /// One line for people that says what does not fit.
     pub fn place(&mut self, request: &Request) -> Result<Placement, String> {
-        self.reservations.remove(&request.replica);
-        let mut reasons = Vec::new();
-        let mut best: Option<(Score, Placement)> = None;
-        for update in self.nodes.values() {
-            match self.fit(request, update) {
-                Err(reason) => reasons.push(format!("{}: {reason}", update.node.name)),
-                Ok((score, placement)) => {
-                    if best.as_ref().is_none_or(|(other, _)| score > *other) {
-                        best = Some((score, placement));
-                    }
-                }
+        let former = self.free(request.replica);
+        self.fleet.put_in_order();
+        let wish = Wish::anywhere(&request.need, self.copies(request.deployment), &self.fleet);
+        let found = wish.best(&self.fleet).and_then(|slot| self.placement(slot, &wish));
+        let answer = found.ok_or_else(|| refusal::refusal(&wish, &self.fleet));
+        let told = match &answer {
+            Ok(placement) => {
+                self.reserve(request.replica, request.deployment, placement, request.need.shape.cores);
+                self.queue.leave(request.replica)
             }
-        }
-        match best {
-            Some((_, placement)) => {
-                self.restore(request.replica, request.deployment, &placement, request.spec.cpu.cores);
-                Ok(placement)
-            }
-            None => {
-                self.waiting.insert(request.deployment);
-                Err(refusal(reasons))
-            }
-        }
+            Err(_) => self.queue.wait(request),
+        };
+        self.look_at(former.into_iter().chain(told));
+        answer
+    }
+
+    /// What every node says to a request. Reserves nothing.
+    pub fn explain(&mut self, request: &Request) -> Explanation {
+        self.fleet.put_in_order();
+        let wish = Wish::anywhere(&request.need, self.copies(request.deployment), &self.fleet);
+        refusal::explanation(&wish, &self.fleet)
+    }
+
+    /// Whether what an offline node has may be placed elsewhere now. One node's worth every [`MOVE_EVERY`]; while
+    /// everything `stands_still`, nothing. What was granted stays so as long as the node is offline.
+    pub fn may_move(&mut self, node: &NodeId, stands_still: bool, now: Tick) -> bool {
+        let known = self.fleet.find(node).and_then(|slot| self.fleet.known(slot));
+        let offline = known.is_some_and(|known| known.update.availability == Availability::Offline);
+        offline && !stands_still && self.moves.may(node, now)
+    }
+
+    /// Who may find a place since somebody was last asked.
+    pub fn woken(&mut self) -> BTreeSet<DeploymentId> {
+        std::mem::take(&mut self.woken)
     }
 
     /// How many replicas have a place.
@@ -136,113 +168,75 @@ impl Machine {
     /// How many deployments wait for one.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        self.waiting.len()
+        self.queue.deployments()
     }
 
-    fn fit(&self, request: &Request, update: &NodeUpdate) -> Result<(Score, Placement), String> {
-        let spec = &request.spec;
-        let node = &update.node;
-        if spec.node.as_ref().is_some_and(|wanted| wanted != node.id.as_str() && *wanted != node.name) {
-            return Err("another node is asked for".to_owned());
-        }
-        if !may_schedule(update.availability, node.scheduling) {
-            return Err(unschedulable(update));
-        }
-        if let Some((key, value)) =
-            spec.labels.iter().find(|(key, value)| node.labels.get(*key) != Some(value))
-        {
-            return Err(format!("lacks the label {key}={value}"));
-        }
-        let runtimes = &node.capabilities.supported_runtimes;
-        let brings_its_program = !spec.command.is_empty();
-        if !runtimes.is_empty() && !brings_its_program && !runtimes.iter().any(|r| r == spec.runtime.as_str())
-        {
-            return Err(format!("does not run {}", spec.runtime));
-        }
-        let here = || self.reservations.values().filter(|reservation| reservation.node == node.id);
-        let used_cores: u32 = here().map(|reservation| reservation.cores).sum();
-        let free_cores = node.capabilities.cpu_cores.saturating_sub(used_cores);
-        if spec.cpu.cores > free_cores {
-            return Err(format!(
-                "{} of {} cores free, {} wanted",
-                free_cores, node.capabilities.cpu_cores, spec.cpu.cores
-            ));
-        }
-        let taken: BTreeSet<u32> = here().flat_map(|reservation| reservation.gpus.iter().copied()).collect();
-        let free: Vec<&Gpu> =
-            node.capabilities.gpus.iter().filter(|gpu| !taken.contains(&gpu.index)).collect();
-        let gpu_devices = choose_gpus(spec, &free, node.capabilities.gpus.len())?;
-        let copies = here().filter(|reservation| reservation.deployment == request.deployment).count();
-        let room = if spec.gpu.count > 0 { free.len() } else { free_cores as usize };
-        let score = Score { fewer_copies: std::cmp::Reverse(copies), room };
-        let placement = Placement {
-            node_id: node.id.clone(),
-            node_name: node.name.clone(),
-            proxy: node.proxy_address(),
-            gpu_devices,
-        };
-        Ok((score, placement))
+    fn copies(&self, deployment: DeploymentId) -> Option<&BTreeMap<u32, u32>> {
+        self.own.get(&deployment).map(|own| &own.copies)
     }
-}
 
-/// Better is greater.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Score {
-    fewer_copies: std::cmp::Reverse<usize>,
-    room: usize,
-}
-
-/// Enough free GPUs of one type that match, the type with the fewest free ones that suffice.
-fn choose_gpus(spec: &DeploymentSpec, free: &[&Gpu], total: usize) -> Result<Vec<u32>, String> {
-    let count = spec.gpu.count as usize;
-    if count == 0 {
-        return Ok(Vec::new());
+    fn placement(&self, slot: u32, wish: &Wish<'_>) -> Option<Placement> {
+        let known = self.fleet.known(slot)?;
+        Some(Placement {
+            node_id: known.update.node.id.clone(),
+            node_name: known.update.node.name.clone(),
+            proxy: known.update.node.proxy_address(),
+            gpu_devices: wish.devices(known, self.fleet.brief(slot)),
+        })
     }
-    let wanted_type = spec.gpu.kind.as_ref().map(|kind| kind.to_ascii_lowercase());
-    let mut by_type: BTreeMap<&str, Vec<u32>> = BTreeMap::new();
-    for gpu in free {
-        let type_fits = wanted_type.as_ref().is_none_or(|kind| gpu.name.to_ascii_lowercase().contains(kind));
-        if type_fits && gpu.memory_bytes >= spec.gpu.memory_bytes {
-            by_type.entry(gpu.name.as_str()).or_default().push(gpu.index);
+
+    /// A replica has this place. Answers the slot of the node that it had before.
+    fn hold(&mut self, deployment: DeploymentId, hold: &Hold) -> Option<u32> {
+        let placement = hold.place.as_ref()?;
+        let former = self.free(hold.replica);
+        self.reserve(hold.replica, deployment, placement, hold.cores);
+        former
+    }
+
+    fn reserve(&mut self, replica: ReplicaId, deployment: DeploymentId, placement: &Placement, cores: u32) {
+        let share = Share { devices: placement.gpu_devices.clone(), cores };
+        let slot = self.fleet.take(&placement.node_id, &share);
+        let own = self.own.entry(deployment).or_default();
+        own.replicas.insert(replica);
+        *own.copies.entry(slot).or_default() += 1;
+        self.reservations.insert(replica, Reservation { deployment, slot, share });
+    }
+
+    /// Gives back what is reserved for a replica. Answers the node's slot.
+    fn free(&mut self, replica: ReplicaId) -> Option<u32> {
+        let Reservation { deployment, slot, share } = self.reservations.remove(&replica)?;
+        self.fleet.give_back(slot, &share);
+        if let Some(own) = self.own.get_mut(&deployment) {
+            own.replicas.remove(&replica);
+            if let Some(copies) = own.copies.get_mut(&slot) {
+                *copies -= 1;
+                if *copies == 0 {
+                    own.copies.remove(&slot);
+                }
+            }
+            if own.replicas.is_empty() {
+                self.own.remove(&deployment);
+            }
+        }
+        Some(slot)
+    }
+
+    /// More may fit on these nodes than before: whoever's turn it is shall ask again.
+    fn look_at(&mut self, slots: impl IntoIterator<Item = u32>) {
+        for slot in slots {
+            let Some(known) = self.fleet.known(slot) else { continue };
+            let brief = self.fleet.brief(slot);
+            let fits = |need: &Need| Wish::at(need, known).fits(&self.fleet, slot, brief, 0).map(|_| ());
+            self.woken.extend(self.queue.tell(slot, fits));
         }
     }
-    let most = by_type.values().map(Vec::len).max().unwrap_or(0);
-    let enough = by_type.into_values().filter(|indices| indices.len() >= count).min_by_key(Vec::len);
-    match enough {
-        Some(mut indices) => {
-            indices.sort_unstable();
-            indices.truncate(count);
-            Ok(indices)
-        }
-        None if total == 0 => Err("has no GPU".to_owned()),
-        None => Err(format!("{most} of {total} GPUs are free and fit, {count} of one type wanted")),
-    }
-}
-
-fn unschedulable(update: &NodeUpdate) -> String {
-    match (update.availability, update.node.scheduling) {
-        (Availability::Offline, _) => "is offline".to_owned(),
-        (Availability::Suspect, _) => "is suspect: not heard from lately".to_owned(),
-        (Availability::Online, Scheduling::Cordoned) => "is cordoned".to_owned(),
-        (Availability::Online, Scheduling::Draining | Scheduling::Drained) => "is being drained".to_owned(),
-        (Availability::Online, Scheduling::Schedulable) => "takes no replicas".to_owned(),
-    }
-}
-
-fn refusal(reasons: Vec<String>) -> String {
-    if reasons.is_empty() {
-        return "no node has joined yet; start nebula-agent on one".to_owned();
-    }
-    let more = reasons.len().saturating_sub(REASONS_MAX);
-    let mut text =
-        format!("no node fits: {}", reasons.into_iter().take(REASONS_MAX).collect::<Vec<_>>().join("; "));
-    if more > 0 {
-        text.push_str(&format!("; and {more} more"));
-    }
-    text
 }
 
 #[cfg(test)]
 mod fit_tests;
 #[cfg(test)]
-mod tests;
+mod fixtures;
+#[cfg(test)]
+mod props;
+#[cfg(test)]
+mod wake_tests;

@@ -22,6 +22,8 @@ mod props;
 
 /// How many commands may wait for one node.
 const OUTBOX_MAX: usize = 2_000;
+/// How many calls to one agent may be under way. What comes meanwhile is called when one of them is over.
+const CALLS_MAX: usize = 100;
 /// How many commands one heartbeat's answer carries, so that it stays far below the message limit.
 const COMMANDS_PER_ANSWER_MAX: usize = 100;
 
@@ -57,13 +59,15 @@ pub enum Effect {
 struct Pending {
     command: Command,
     calling: bool,
+    /// It is to be called when fewer calls are under way.
+    put_off: bool,
     /// It went with a heartbeat's answer, which may still be on its way.
     said: bool,
 }
 
 impl Pending {
     fn new(command: Command) -> Self {
-        Self { command, calling: false, said: false }
+        Self { command, calling: false, put_off: false, said: false }
     }
 
     /// Whether it must not be said by a call as well, or forgotten for newer credentials: a copy of it that comes after
@@ -161,10 +165,10 @@ impl Machine {
     }
 
     /// Commands to hand over by a call now: the first about each replica of those that a restart or an absence left
-    /// behind.
+    /// behind. Those that are too many follow when others are over.
     pub fn call_all(&mut self) -> Vec<Effect> {
         let first = (0..self.outbox.len()).filter(|at| !self.is_held(*at) && self.is_first(*at));
-        let first: Vec<usize> = first.take(COMMANDS_PER_ANSWER_MAX).collect();
+        let first: Vec<usize> = first.collect();
         first.into_iter().filter_map(|at| self.call(at)).collect()
     }
 
@@ -182,8 +186,13 @@ impl Machine {
     }
 
     fn call(&mut self, at: usize) -> Option<Effect> {
+        let calls = self.outbox.iter().filter(|pending| pending.calling).count();
         let pending = self.outbox.get_mut(at).filter(|pending| !pending.may_be_on_its_way())?;
-        pending.calling = true;
+        pending.put_off = calls >= CALLS_MAX;
+        pending.calling = !pending.put_off;
+        if pending.put_off {
+            return None;
+        }
         Some(Effect::Call(Box::new(pending.command.clone())))
     }
 
@@ -194,7 +203,18 @@ impl Machine {
         let removed = self.remove(id);
         let next = self.outbox.iter().position(|pending| Some(pending.command.replica_id) == replica);
         let call = next.filter(|at| !self.is_held(*at)).and_then(|at| self.call(at));
+        let call = call.or_else(|| self.call_put_off());
         removed.into_iter().chain(more).chain(call).collect()
+    }
+
+    /// Calls the first that was put off because too many calls were under way.
+    fn call_put_off(&mut self) -> Option<Effect> {
+        let due = |at: &usize| {
+            let put_off = self.outbox.get(*at).is_some_and(|pending| pending.put_off);
+            put_off && !self.is_held(*at) && self.is_first(*at)
+        };
+        let at = (0..self.outbox.len()).find(due)?;
+        self.call(at)
     }
 
     /// Nobody took it: it stays for the next heartbeat, unless something later overtakes it.
@@ -380,6 +400,7 @@ mod tests {
             port: 30_000,
             message: String::new(),
             restarts: 0,
+            exit_code: None,
             seen: crate::domain::report::Seen::default(),
         };
         let effects = machine.step(Event::Orphans(vec![report.clone()], WallTime(0)));

@@ -1,69 +1,9 @@
-//! Which nodes fit, which of them is best, what a refusal says, and what a place that is taken or given back does
-//! to those who wait.
+//! Which nodes fit, which of them is best, and what a refusal says.
 
-use nebula_core::clock::WallTime;
-use nebula_core::runtime::RuntimeKind;
-
+use super::fixtures::*;
 use super::*;
-use crate::domain::deployment::{CpuNeed, GpuNeed};
-use crate::domain::node::{Capabilities, Node, Presence};
-
-const GIB: u64 = 1 << 30;
-
-fn gpu(index: u32, name: &str, gib: u64) -> Gpu {
-    Gpu { name: name.to_owned(), memory_bytes: gib * GIB, index, ..Gpu::default() }
-}
-
-fn node(name: &str, cores: u32, gpus: Vec<Gpu>) -> NodeUpdate {
-    NodeUpdate {
-        node: Node {
-            id: format!("id-{name}").parse().expect("an id"),
-            name: name.to_owned(),
-            version: String::new(),
-            address: "10.0.0.1:9091".parse().expect("an address"),
-            proxy_port: 8888,
-            subdomain: String::new(),
-            labels: BTreeMap::from([("zone".to_owned(), "a".to_owned())]),
-            capabilities: Capabilities { gpus, cpu_cores: cores, ..Capabilities::default() },
-            boot_id: String::new(),
-            scheduling: Scheduling::Schedulable,
-            presence: Presence::Expected,
-            created_at: WallTime(0),
-        },
-        availability: Availability::Online,
-    }
-}
-
-/// Two A100 and one H100.
-fn mixed(name: &str) -> NodeUpdate {
-    node(name, 8, vec![gpu(0, "NVIDIA A100", 40), gpu(1, "NVIDIA H100", 80), gpu(2, "NVIDIA A100", 40)])
-}
-
-fn machine(nodes: Vec<NodeUpdate>) -> Machine {
-    let mut machine = Machine::default();
-    for node in nodes {
-        machine.node_changed(node);
-    }
-    machine
-}
-
-/// So many GPUs and cores, for a deployment of its own.
-fn request(gpus: u32, cores: u32) -> Request {
-    let spec = DeploymentSpec {
-        gpu: GpuNeed { count: gpus, ..GpuNeed::default() },
-        cpu: CpuNeed { cores },
-        ..DeploymentSpec::plain("m", RuntimeKind::Sim)
-    };
-    Request { deployment: DeploymentId::random(), replica: ReplicaId::random(), spec }
-}
-
-fn place(machine: &mut Machine, request: &Request) -> Result<(String, Vec<u32>), String> {
-    machine.place(request).map(|placement| (placement.node_name, placement.gpu_devices))
-}
-
-fn on(name: &str, gpus: &[u32]) -> Result<(String, Vec<u32>), String> {
-    Ok((name.to_owned(), gpus.to_vec()))
-}
+use crate::domain::deployment::{GpuNeed, Policy};
+use crate::domain::node::{GpuUse, Scheduling};
 
 /// What the only node says to a request.
 fn reason(update: NodeUpdate, request: &Request) -> Option<String> {
@@ -76,9 +16,10 @@ fn reason(update: NodeUpdate, request: &Request) -> Option<String> {
 fn a_node_that_is_asked_for_by_name_or_id_is_the_only_one_that_fits() {
     for (wanted, placed) in [("a", true), ("id-a", true), ("b", false), ("id-b", false)] {
         let mut request = request(0, 0);
-        request.spec.node = Some(wanted.to_owned());
-        let reason = reason(node("a", 8, Vec::new()), &request);
-        assert_eq!(reason, (!placed).then(|| "another node is asked for".to_owned()), "{wanted}");
+        need(&mut request).shape.node = Some(wanted.to_owned());
+        let placed_there = place(&mut machine(vec![node("a", 8, Vec::new())]), &request);
+        let unknown = || format!("no node is called \"{wanted}\"; nebulactl nodes lists those there are");
+        assert_eq!(placed_there.err(), (!placed).then(unknown), "{wanted}");
     }
 }
 
@@ -112,7 +53,8 @@ fn every_label_that_is_asked_for_must_be_there_with_its_value() {
         (vec![("zone", "a"), ("disk", "ssd")], Some("lacks the label disk=ssd")),
     ] {
         let mut request = request(0, 0);
-        request.spec.labels = labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        need(&mut request).shape.labels =
+            labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         assert_eq!(reason(node("a", 8, Vec::new()), &request).as_deref(), expected, "{labels:?}");
     }
 }
@@ -120,16 +62,18 @@ fn every_label_that_is_asked_for_must_be_there_with_its_value() {
 #[test]
 fn a_node_that_names_its_runtimes_runs_no_others_unless_a_program_is_brought_along() {
     for (runtimes, command, expected) in [
-        (vec![], vec![], None),
-        (vec!["vllm", "sim"], vec![], None),
-        (vec!["vllm"], vec![], Some("does not run sim")),
-        (vec!["vllm"], vec!["./serve"], None),
-        (vec![], vec!["./serve"], None),
+        (vec![], "", None),
+        (vec!["vllm", "sim"], "", None),
+        (vec!["vllm"], "", Some("does not run sim")),
+        (vec!["vllm"], "./serve", None),
+        (vec![], "./serve", None),
     ] {
         let mut update = node("a", 8, Vec::new());
         update.node.capabilities.supported_runtimes = runtimes.iter().map(|r| (*r).to_owned()).collect();
         let mut request = request(0, 0);
-        request.spec.command = command.iter().map(|part| (*part).to_owned()).collect();
+        if !command.is_empty() {
+            need(&mut request).shape.runtime = None;
+        }
         assert_eq!(reason(update, &request).as_deref(), expected, "{runtimes:?} {command:?}");
     }
 }
@@ -163,7 +107,7 @@ fn gpus_are_of_one_type_that_is_asked_for_and_large_enough() {
     ] {
         let case = format!("{count} of {kind:?} with {gib} GiB");
         let mut request = request(count, 0);
-        request.spec.gpu = GpuNeed { count, kind, memory_bytes: gib * GIB };
+        need(&mut request).shape.gpu = GpuNeed { count, kind, memory_bytes: gib * GIB };
         let refused = |why: &str| format!("no node fits: a: {why}");
         let expected = expected.map(|gpus| ("a".to_owned(), gpus)).map_err(refused);
         assert_eq!(place(&mut machine(vec![mixed("a")]), &request), expected, "{case}");
@@ -205,9 +149,9 @@ fn copies_of_a_deployment_avoid_each_other_and_not_those_of_others() {
     assert_eq!(place(&mut machine, &request(0, 1)), on("a", &[]));
     let first = request(0, 1);
     assert_eq!(place(&mut machine, &first), on("a", &[]), "that one is not its own");
-    let second = Request { replica: ReplicaId::random(), ..first.clone() };
+    let second = another(&first);
     assert_eq!(place(&mut machine, &second), on("b", &[]));
-    let third = Request { replica: ReplicaId::random(), ..first };
+    let third = another(&first);
     assert_eq!(place(&mut machine, &third), on("a", &[]), "as many on each: the roomier one");
 }
 
@@ -242,32 +186,11 @@ fn places_from_before_a_restart_are_taken() {
         proxy: "10.0.0.1:8888".parse().expect("an address"),
         gpu_devices: vec![0],
     };
-    machine.restore(held.replica, held.deployment, &placement, 3);
+    machine.holds(held.deployment, &[Hold { replica: held.replica, place: Some(placement), cores: 3 }]);
     assert_eq!(machine.reserved(), 1);
     assert_eq!(place(&mut machine, &request(1, 1)), on("a", &[1]));
     assert!(place(&mut machine, &request(0, 1)).is_err(), "no core is left");
     assert_eq!(machine.reserved(), 2);
-}
-
-#[test]
-fn what_a_deployment_no_longer_holds_is_free_and_nobody_else_loses_anything() {
-    let mut machine = machine(vec![node("a", 3, Vec::new())]);
-    let (kept, other, waits) = (request(0, 1), request(0, 1), request(0, 2));
-    let dropped = Request { replica: ReplicaId::random(), ..kept.clone() };
-    let placement = machine.place(&kept).expect("placed");
-    for request in [&dropped, &other] {
-        assert_eq!(place(&mut machine, request), on("a", &[]));
-    }
-    assert!(place(&mut machine, &waits).is_err());
-    let both = [(kept.replica, Some(placement.clone())), (dropped.replica, None)];
-    assert_eq!(machine.holds(kept.deployment, &both, 1), BTreeSet::new(), "nothing is free");
-    assert_eq!(machine.reserved(), 3);
-    let woken = machine.holds(kept.deployment, &[(kept.replica, Some(placement))], 1);
-    assert_eq!(woken, BTreeSet::from([waits.deployment]));
-    assert_eq!(machine.reserved(), 2, "its own that it kept, and the other's");
-    assert!(place(&mut machine, &waits).is_err(), "two cores are taken of three");
-    assert_eq!(machine.release(other.replica), BTreeSet::from([waits.deployment]));
-    assert_eq!(place(&mut machine, &waits), on("a", &[]));
 }
 
 #[test]
@@ -279,28 +202,12 @@ fn a_forgotten_node_takes_nobody() {
 }
 
 #[test]
-fn each_deployment_that_waits_is_woken_once_when_a_node_changes_or_a_place_is_given_back() {
-    let mut machine = machine(vec![node("a", 1, Vec::new())]);
-    let (holds, first, second) = (request(0, 1), request(0, 1), request(0, 2));
-    assert_eq!(place(&mut machine, &holds), on("a", &[]));
-    assert_eq!(machine.waiting(), 0);
-    for waits in [&first, &first, &second] {
-        assert!(place(&mut machine, waits).is_err());
-    }
-    assert_eq!(machine.waiting(), 2);
-    let both = BTreeSet::from([first.deployment, second.deployment]);
-    assert_eq!(machine.node_changed(node("a", 1, Vec::new())), BTreeSet::new(), "nothing changed");
-    assert_eq!(machine.node_changed(node("a", 2, Vec::new())), both);
-    assert_eq!(machine.node_changed(node("a", 1, Vec::new())), BTreeSet::new(), "nobody waits any more");
-    assert!(place(&mut machine, &first).is_err());
-    assert_eq!(machine.release(first.replica), BTreeSet::new(), "it had no place");
-    assert_eq!(machine.release(holds.replica), BTreeSet::from([first.deployment]));
-    assert_eq!((machine.reserved(), machine.waiting()), (0, 0));
-}
-
-#[test]
 fn a_refusal_names_five_nodes_and_counts_the_others() {
-    for (nodes, more) in [(5, ""), (6, "; and 1 more"), (8, "; and 3 more")] {
+    for (nodes, more) in [
+        (5, ""),
+        (6, "; and 1 more: 1 without enough free cores"),
+        (8, "; and 3 more: 3 without enough free cores"),
+    ] {
         let names: Vec<String> = (0..nodes).map(|n| format!("n{n}")).collect();
         let mut machine = machine(names.iter().map(|name| node(name, 0, Vec::new())).collect());
         let named: Vec<String> =
@@ -308,4 +215,161 @@ fn a_refusal_names_five_nodes_and_counts_the_others() {
         let expected = format!("no node fits: {}{more}", named.join("; "));
         assert_eq!(place(&mut machine, &request(0, 1)), Err(expected));
     }
+}
+
+#[test]
+fn the_others_are_counted_by_reason_and_those_that_are_not_asked_for_are_not_named() {
+    let mut nodes: Vec<NodeUpdate> = (0..6).map(|n| node(&format!("n{n}"), 0, Vec::new())).collect();
+    nodes.extend((6..9).map(|n| offline(node(&format!("n{n}"), 8, Vec::new()))));
+    let mut machine = machine(nodes);
+    let refusal = place(&mut machine, &request(0, 1)).expect_err("nothing fits");
+    let tail = "; and 4 more: 1 without enough free cores, 3 offline";
+    assert!(refusal.ends_with(tail), "{refusal}");
+    let mut pinned = request(0, 1);
+    need(&mut pinned).shape.node = Some("n8".to_owned());
+    let refusal = place(&mut machine, &pinned).expect_err("it is offline");
+    assert_eq!(refusal, "no node fits: n8: is offline");
+}
+
+#[test]
+fn gpus_that_others_use_or_that_are_ill_are_out() {
+    let fits = |usage: Vec<GpuUse>, gib: u64| {
+        let mut machine = machine(vec![node("a", 8, gpus(2))]);
+        machine.usage_changed(&node_id("a"), uses(usage));
+        let mut request = request(1, 0);
+        need(&mut request).shape.gpu.memory_bytes = gib * GIB;
+        place(&mut machine, &request)
+    };
+    let refused = |why: &str| Err(format!("no node fits: a: {why}"));
+    for (usage, gib, expected) in [
+        (vec![used(0, 20)], 0, on("a", &[0])),
+        (vec![used(0, 21)], 0, on("a", &[1])),
+        (vec![used(0, 21)], 19, on("a", &[0])),
+        (vec![used(0, 21)], 20, on("a", &[1])),
+        (vec![ill(0, "fell off the bus")], 0, on("a", &[1])),
+        (
+            vec![used(0, 1), ill(1, "fell off the bus")],
+            40,
+            refused("0 of 2 GPUs are free and fit, 1 of one type wanted (GPU 1: fell off the bus)"),
+        ),
+        (
+            vec![used(0, 21), used(1, 39)],
+            0,
+            refused(
+                "0 of 2 GPUs are free and fit, 1 of one type wanted (others use most of the memory of 2)",
+            ),
+        ),
+    ] {
+        assert_eq!(fits(usage.clone(), gib), expected, "{usage:?} {gib} GiB");
+    }
+}
+
+#[test]
+fn who_must_fetch_needs_disk_for_the_weights_and_some_more() {
+    for (usage, weights, refusal) in [
+        (Usage::default(), Some(100), None),
+        (disk(2, &[]), None, Some("2 GiB of disk are free, 3 GiB wanted to fetch the model")),
+        (disk(3, &[]), None, None),
+        (disk(11, &[]), Some(10), Some("11 GiB of disk are free, 12 GiB wanted to fetch the model")),
+        (disk(12, &[]), Some(10), None),
+        (disk(0, &["hf://a/b"]), Some(10), None),
+    ] {
+        let mut machine = machine(vec![node("a", 8, Vec::new())]);
+        machine.usage_changed(&node_id("a"), usage.clone());
+        let mut request = request(0, 0);
+        need(&mut request).fetches = Some("hf://a/b".to_owned());
+        need(&mut request).weights_bytes = weights.map(|gib| gib * GIB);
+        let said = place(&mut machine, &request).err();
+        assert_eq!(said, refusal.map(|why| format!("no node fits: a: {why}")), "{usage:?} {weights:?}");
+        need(&mut request).fetches = None;
+        assert!(place(&mut machine, &request).is_ok(), "{usage:?}");
+    }
+}
+
+#[test]
+fn each_policy_takes_the_node_that_it_says() {
+    let nodes = || {
+        vec![node("a", 16, gpus(4)), node("b", 4, gpus(8)), node("c", 8, gpus(2)), node("d", 8, Vec::new())]
+    };
+    for (policy, gpus, cores, best) in [
+        (Policy::Default, 1, 1, "b"),
+        (Policy::Default, 0, 1, "a"),
+        (Policy::Binpack, 1, 1, "c"),
+        (Policy::Binpack, 3, 1, "a"),
+        (Policy::Binpack, 0, 1, "b"),
+        (Policy::Binpack, 0, 5, "d"),
+        (Policy::Spread, 1, 1, "b"),
+    ] {
+        let mut request = request(gpus, cores);
+        need(&mut request).policy = policy;
+        let placed = place(&mut machine(nodes()), &request).map(|(name, _)| name);
+        assert_eq!(placed, Ok(best.to_owned()), "{policy:?} {gpus} {cores}");
+    }
+    // Spread: where others have fewest, then the roomiest; copies apart before all.
+    let mut machine = machine(nodes());
+    let mut spread = request(1, 0);
+    need(&mut spread).policy = Policy::Spread;
+    let mut packed = spread.clone();
+    packed.deployment = DeploymentId::random();
+    need(&mut packed).policy = Policy::Binpack;
+    let names = |machine: &mut Machine, request: &Request| {
+        let placed = |_| place(machine, &another(request)).map(|(name, _)| name).unwrap_or_default();
+        (0..3).map(placed).collect::<Vec<_>>()
+    };
+    assert_eq!(names(&mut machine, &packed), ["c", "c", "a"]);
+    assert_eq!(names(&mut machine, &spread), ["b", "a", "b"]);
+}
+
+#[test]
+fn nodes_that_hold_the_weights_are_better_and_copies_stay_apart_nevertheless() {
+    let mut machine =
+        machine(vec![node("a", 64, Vec::new()), node("b", 8, Vec::new()), node("c", 8, Vec::new())]);
+    for holder in ["b", "c"] {
+        machine.usage_changed(&node_id(holder), disk(100, &["hf://x/y", "hf://a/b"]));
+    }
+    let mut first = request(0, 1);
+    need(&mut first).fetches = Some("hf://a/b".to_owned());
+    let placed = |machine: &mut Machine, request: &Request| place(machine, request).map(|(name, _)| name);
+    for expected in ["b", "c", "a", "b"] {
+        assert_eq!(placed(&mut machine, &another(&first)), Ok(expected.to_owned()));
+    }
+    first.deployment = DeploymentId::random();
+    need(&mut first).policy = Policy::Binpack;
+    for _ in 0..3 {
+        assert_eq!(placed(&mut machine, &another(&first)), Ok("b".to_owned()), "packed beside its weights");
+    }
+}
+
+#[test]
+fn the_hint_prefers_and_never_refuses() {
+    let small = || node("a", 8, vec![gpu(0, "T4", 16), gpu(1, "T4", 16), gpu(2, "T4", 16)]);
+    let large = || node("b", 8, vec![gpu(0, "A100", 80), gpu(1, "T4", 16), gpu(2, "T4", 16)]);
+    let hinted = |count: u32, gib: u64| {
+        let mut request = request(count, 0);
+        need(&mut request).hint_bytes = Some(gib * GIB);
+        request
+    };
+    let both = || machine(vec![small(), large()]);
+    assert_eq!(place(&mut both(), &hinted(1, 16)), on("a", &[0]));
+    assert_eq!(place(&mut both(), &hinted(1, 17)), on("b", &[0]));
+    assert_eq!(place(&mut both(), &hinted(2, 32)), on("a", &[0, 1]));
+    assert_eq!(place(&mut both(), &hinted(1, 500)), on("a", &[0]), "as if there were none");
+    let mut said = hinted(1, 17);
+    need(&mut said).shape.gpu.memory_bytes = 8 * GIB;
+    assert_eq!(place(&mut both(), &said), on("a", &[0]), "what the user says counts");
+}
+
+#[test]
+fn an_explanation_says_it_of_every_node_and_reserves_nothing() {
+    let mut nodes: Vec<NodeUpdate> = (0..300).map(|n| node(&format!("n{n:03}"), 0, Vec::new())).collect();
+    nodes.extend((0..12).map(|n| node(&format!("z{n:02}"), 10 + n, Vec::new())));
+    let mut machine = machine(nodes);
+    let told = machine.explain(&request(0, 1));
+    let best: Vec<String> = (2..12).rev().map(|n| format!("z{n:02}")).collect();
+    assert_eq!(told.fits, best);
+    assert_eq!((told.refused.len(), told.more), (200, 100));
+    let first = told.refused.first().expect("one of them");
+    assert_eq!((first.node_name.as_str(), first.reason.as_str()), ("n000", "0 of 0 cores free, 1 wanted"));
+    assert_eq!(first.node_id, node_id("n000"));
+    assert_eq!((machine.reserved(), machine.waiting()), (0, 0));
 }

@@ -279,7 +279,13 @@ fn no_more_than_a_hundred_commands_are_handed_over_at_once_the_oldest_first() {
     let mut machine = Machine::load(node(), commands(101));
     assert_eq!(heartbeat(&mut machine), first);
     assert_eq!(called(&machine.call_all()), first);
-    assert_eq!(called(&machine.call_all()), [id(100)]);
+    assert_eq!(called(&machine.call_all()), [], "as many calls as may be are under way");
+    let late = command(101, replica(101), 1, Action::Stop);
+    assert_eq!(called(&enqueue(&mut machine, late)), [], "another one waits too");
+    unreachable(&mut machine, 0);
+    assert_eq!(called(&machine.step(Event::Called(id(1), Ok(())))), [id(100)], "one is over");
+    assert_eq!(called(&machine.step(Event::Called(id(2), Ok(())))), [id(101)]);
+    assert_eq!(called(&machine.step(Event::Called(id(3), Ok(())))), [], "none is left");
 }
 
 #[test]
@@ -335,6 +341,7 @@ fn a_stranger_is_deleted_as_it_was_reported() {
         port: 30_000,
         message: String::new(),
         restarts: 0,
+        exit_code: None,
         seen: Seen::default(),
     };
     let effects = empty().step(Event::Orphans(vec![report], WallTime(5)));
