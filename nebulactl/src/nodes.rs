@@ -1,10 +1,13 @@
-//! Nodes: list, show, cordon, uncordon, delete.
+//! Nodes: list, show, cordon, drain, uncordon, delete.
 
-use serde_json::Value;
+use std::time::Duration;
+
+use serde_json::{Value, json};
 
 use crate::api::{Api, Json};
 use crate::cli::NodeCommand;
 use crate::failure::{Result, failed};
+use crate::operations;
 use crate::output::{Facts, Output, Table, confirmed, items_at, state, text_at};
 use crate::quantity::{human_age, human_bytes};
 
@@ -20,6 +23,7 @@ pub(crate) async fn run(api: &Api, output: &Output, command: NodeCommand) -> Res
             show(output, &node)
         }
         NodeCommand::Cordon { name } => changed(output, &api.post(&path(&name, &["cordon"]), None).await?),
+        NodeCommand::Drain { name, timeout, wait } => drain(api, output, &name, timeout, wait).await,
         NodeCommand::Uncordon { name } => {
             changed(output, &api.post(&path(&name, &["uncordon"]), None).await?)
         }
@@ -35,6 +39,24 @@ async fn list(api: &Api, output: &Output) -> Result<()> {
     output.table(&table(&list.items))?;
     if list.items.is_empty() {
         output.note("there is no node yet; start `nebula-agent` on a machine to add it");
+    }
+    Ok(())
+}
+
+async fn drain(api: &Api, output: &Output, name: &str, timeout: Option<Duration>, wait: bool) -> Result<()> {
+    // Milliseconds are the smallest unit that can be typed.
+    let body = timeout.map(|timeout| json!({ "timeout": format!("{}ms", timeout.as_millis()) }));
+    let node = api.post(&path(name, &["drain"]), body.as_ref()).await?;
+    let id = text_at(&node.value, "/operation");
+    if wait && !id.is_empty() {
+        return operations::wait(api, output, &id).await;
+    }
+    changed(output, &node)?;
+    if text_at(&node.value, "/scheduling") == "draining" {
+        output.note(&format!(
+            "its replicas are replaced elsewhere: `nebulactl operations get {id}` shows how far that is, \
+             `nebulactl nodes uncordon {name}` cancels it"
+        ));
     }
     Ok(())
 }
@@ -107,6 +129,7 @@ fn show(output: &Output, node: &Json) -> Result<()> {
     facts.add("Id", text("/id"));
     facts.add("State", state(text("/state")));
     facts.add("Scheduling", state(text("/scheduling")));
+    facts.add("Operation", text("/operation"));
     facts.add("Health", state(text("/health/status")));
     facts.add("Issues", joined(items_at(node, "/health/issues")));
     facts.add("Heartbeat", heartbeat(node));

@@ -33,6 +33,7 @@ use crate::metrics;
 use crate::ports::Write;
 
 mod chronicle;
+pub(super) mod drained;
 pub mod machine;
 
 /// Where the registry is in the tree.
@@ -71,6 +72,12 @@ pub struct BrakeStatus {
 const CLOSED: &str = "closed";
 
 impl RegistryStatus {
+    /// So many nodes are missing at once that nothing is made of it.
+    #[must_use]
+    pub fn brake_holds(&self) -> bool {
+        self.brake.state == CLOSED
+    }
+
     /// What operators should know although nebulad serves.
     #[must_use]
     pub fn concern(&self) -> Option<String> {

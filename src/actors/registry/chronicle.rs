@@ -86,8 +86,8 @@ impl Chronicle {
             match scheduling {
                 Scheduling::Schedulable => say("uncordoned", "new replicas may be placed".to_owned()),
                 Scheduling::Cordoned => say("cordoned", "no new replicas are placed".to_owned()),
-                Scheduling::Draining => say("draining", "its replicas move away".to_owned()),
-                Scheduling::Drained => say("drained", "no replica is left".to_owned()),
+                // The drains tell when they begin and how they end.
+                Scheduling::Draining | Scheduling::Drained => {}
             }
         }
         let leaves = |told: &Told| told.presence != Presence::Deregistered;
@@ -172,6 +172,7 @@ mod tests {
         let mut chronicle = Chronicle::load(&[]);
         let rebooted = || Node { boot_id: "b".to_owned(), ..node() };
         let cordoned = || Node { scheduling: Scheduling::Cordoned, ..rebooted() };
+        let drained = || Node { scheduling: Scheduling::Drained, ..rebooted() };
         let gone = || Node { presence: Presence::Deregistered, ..rebooted() };
         for (effect, told) in [
             (announce(node(), Availability::Online), &["registered", "online"][..]),
@@ -180,6 +181,8 @@ mod tests {
             (announce(node(), Availability::Offline), &["offline"]),
             (announce(rebooted(), Availability::Online), &["registered", "online"]),
             (announce(cordoned(), Availability::Online), &["cordoned"]),
+            (announce(rebooted(), Availability::Online), &["uncordoned"]),
+            (announce(drained(), Availability::Online), &[]),
             (announce(rebooted(), Availability::Online), &["uncordoned"]),
             (announce(gone(), Availability::Offline), &["deregistered"]),
             (announce(gone(), Availability::Offline), &[]),

@@ -11,6 +11,7 @@ use nebula_core::clock::{Tick, WallTime};
 use nebula_core::ids::NodeId;
 use nebula_core::timing::suspect_after;
 
+use crate::actors::drains::machine::Wish;
 use crate::actors::reply::ReplyTo;
 use crate::domain::error::{Error, ErrorClass};
 use crate::domain::node::{Availability, Capabilities, Node, Presence, Scheduling, subdomain_label};
@@ -94,6 +95,8 @@ pub enum Event {
     Deregister(ReplyTo, NodeId),
     /// The operator changes where replicas may go.
     Schedule(ReplyTo, NodeId, Scheduling),
+    /// A drain begins (draining) or ends (anything else, for a node that is still being drained).
+    Drain(ReplyTo, NodeId, Scheduling),
     /// The operator forgets a node.
     Forget(ReplyTo, NodeId),
     /// The operator says that the nodes are really gone that the brake holds.
@@ -212,6 +215,7 @@ impl Machine {
             Event::Register(reply, registration, wall) => self.register(reply, *registration, wall, now),
             Event::Deregister(reply, id) => self.deregister(reply, &id),
             Event::Schedule(reply, id, scheduling) => self.schedule(reply, &id, scheduling),
+            Event::Drain(reply, id, scheduling) => self.drain(reply, &id, scheduling),
             Event::Forget(reply, id) => self.forget(reply, &id),
             Event::ReleaseBrake(reply) => self.release_brake(reply),
             Event::Timer => self.expire(now),
@@ -223,6 +227,14 @@ impl Machine {
     /// All nodes as they stand.
     pub fn nodes(&self) -> impl Iterator<Item = NodeUpdate> + '_ {
         self.nodes.values().map(Entry::update)
+    }
+
+    /// What the operator wants of each node, and since when it is known.
+    pub fn wishes(&self) -> impl Iterator<Item = (NodeId, Wish)> + '_ {
+        self.nodes.values().map(|Entry { node, .. }| {
+            let Node { scheduling, created_at, .. } = *node;
+            (node.id.clone(), Wish { scheduling, created_at })
+        })
     }
 
     /// How many nodes stand so.
@@ -319,6 +331,16 @@ impl Machine {
         effects.extend(self.announce(id));
         effects.push(Effect::Reply(reply, Ok(Reply::Done(self.node(id).map(Box::new)))));
         effects
+    }
+
+    /// What a drain makes of a node may be said again, and late: it takes nothing back that the operator wanted since.
+    fn drain(&mut self, reply: ReplyTo, id: &NodeId, scheduling: Scheduling) -> Vec<Effect> {
+        let Some(entry) = self.nodes.get(id) else { return vec![no_such_node(reply, id)] };
+        let is_draining = entry.node.scheduling == Scheduling::Draining;
+        if is_draining == (scheduling == Scheduling::Draining) {
+            return vec![Effect::Reply(reply, Ok(Reply::Done(self.node(id).map(Box::new))))];
+        }
+        self.schedule(reply, id, scheduling)
     }
 
     fn forget(&mut self, reply: ReplyTo, id: &NodeId) -> Vec<Effect> {

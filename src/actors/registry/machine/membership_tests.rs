@@ -248,3 +248,35 @@ fn an_offline_node_that_is_heard_again_is_stored_as_expected() {
     assert_eq!(effects, [stored(&back), announced(&back, Availability::Online)]);
     assert_eq!(machine.heard_at(&id("n1")), Some(at(3)));
 }
+
+#[test]
+fn a_drain_takes_nothing_back_that_the_operator_wanted_since() {
+    use Scheduling::{Cordoned, Drained, Draining, Schedulable};
+    for (is, drain_makes, then) in [
+        (Schedulable, Draining, Draining),
+        (Cordoned, Draining, Draining),
+        (Drained, Draining, Draining),
+        (Draining, Draining, Draining),
+        (Draining, Drained, Drained),
+        (Draining, Cordoned, Cordoned),
+        (Draining, Schedulable, Schedulable),
+        (Schedulable, Drained, Schedulable),
+        (Schedulable, Cordoned, Schedulable),
+        (Cordoned, Schedulable, Cordoned),
+        (Drained, Cordoned, Drained),
+    ] {
+        let mut machine = with_one("n1");
+        machine.step(Event::Schedule(ReplyTo(2), id("n1"), is), at(2));
+        let effects = machine.step(Event::Drain(ReplyTo(3), id("n1"), drain_makes), at(3));
+        let after = node(&machine, "n1");
+        assert_eq!(after.scheduling, then, "{is:?} {drain_makes:?}");
+        let update = NodeUpdate { node: after.clone(), availability: Availability::Online };
+        let answer = done(3, Some(update));
+        let changed = vec![stored(&after), announced(&after, Availability::Online)];
+        let expected: Vec<Effect> =
+            if is == then { vec![answer] } else { changed.into_iter().chain([answer]).collect() };
+        assert_eq!(effects, expected, "{is:?} {drain_makes:?}");
+    }
+    let unknown = with_one("n1").step(Event::Drain(ReplyTo(3), id("n9"), Draining), at(2));
+    assert_eq!(refused(&unknown).map(|(class, _)| class), Some(ErrorClass::NotFound));
+}
