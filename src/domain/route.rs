@@ -11,14 +11,19 @@ use nebula_core::ids::DeploymentId;
 use nebula_core::runtime::RuntimeKind;
 use nebula_core::token::{Secret, TokenHash};
 
+mod alias;
 mod balance;
 mod endpoint;
 #[cfg(test)]
 mod fixtures;
+mod load;
+mod parts;
 mod table;
 
+pub use self::alias::{AliasRoute, Chosen};
 pub use self::balance::{Balance, Pick, UnknownBalance};
 pub use self::endpoint::{Endpoint, Gate, GateState, InflightGuard};
+pub use self::load::{Demand, Load, Waiting};
 pub use self::table::RouteTable;
 
 /// A deployment as the gateway sees it.
@@ -42,8 +47,20 @@ pub struct Route {
     pub balance: Balance,
     /// No replica can be asked yet, and one is on its way.
     pub coming: bool,
+    /// No replica can be asked, and a request starts one, or one that was started so is on its way.
+    pub wakes: bool,
+    /// How much it is asked for; the same in all tables.
+    pub demand: Arc<Demand>,
     /// The replicas that may be asked; none while nothing of the deployment can serve.
     pub endpoints: Vec<Arc<Endpoint>>,
+}
+
+impl Route {
+    /// Whether waiting makes sense: no replica can be asked yet, and one comes, by itself or because of the request.
+    #[must_use]
+    pub fn is_awaited(&self) -> bool {
+        self.endpoints.is_empty() && (self.coming || self.wakes)
+    }
 }
 
 /// Who may call a route, besides the administrator.

@@ -17,9 +17,11 @@ use nebula_core::telemetry::LogFormat;
 use nebula_core::telemetry::access::AccessLog;
 use nebula_core::token::{Secret, TokenHash};
 use nebulad::domain::key::KeyTable;
-use nebulad::domain::route::{Access, Balance, Endpoint, Route, RouteTable};
+use nebulad::domain::route::{Access, AliasRoute, Balance, Endpoint, Route, RouteTable};
 use nebulad::domain::usage::Tallies;
-use nebulad::http::openai::{AllowOrigins, Gateway, Limits, Outcome, OutcomeKind, Outcomes, configure};
+use nebulad::http::openai::{
+    AllowOrigins, Gateway, Limits, Outcome, OutcomeKind, Outcomes, Wakes, configure,
+};
 
 use tokio::sync::watch;
 
@@ -76,6 +78,7 @@ impl Front {
             },
             origins,
             outcomes: Outcomes::to(move |outcome| noted.lock().expect("unpoisoned").push(outcome)),
+            wakes: Wakes::to(|_| {}, |_| None),
         };
         tune(&mut gateway);
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -103,8 +106,22 @@ impl Front {
 
     /// Replaces the routes.
     pub fn publish(&self, routes: Vec<Route>) {
-        self.table.store(Arc::new(RouteTable::new(routes)));
-        self.published.send_modify(|count| *count += 1);
+        self.publish_all(routes, Vec::new());
+    }
+
+    /// Replaces the routes and the aliases.
+    pub fn publish_all(&self, routes: Vec<Route>, aliases: Vec<AliasRoute>) {
+        self.publisher()(routes, aliases);
+    }
+
+    /// Replaces both, from elsewhere.
+    pub fn publisher(&self) -> impl Fn(Vec<Route>, Vec<AliasRoute>) + Clone + 'static {
+        let (table, published) = (Arc::clone(&self.table), self.published.clone());
+        move |routes, aliases| {
+            let aliases = aliases.into_iter().map(|alias| (alias.name.clone(), Arc::new(alias))).collect();
+            table.store(Arc::new(RouteTable::new(routes).with_aliases(Arc::new(aliases))));
+            published.send_modify(|count| *count += 1);
+        }
     }
 
     pub fn outcomes(&self) -> Vec<OutcomeKind> {
@@ -233,6 +250,8 @@ fn route(name: &str, access: Access, upstreams: &[SocketAddr]) -> Route {
         created_at: WallTime(1_700_000_000_123),
         balance: Balance::default(),
         coming: false,
+        wakes: false,
+        demand: Arc::default(),
         endpoints: upstreams.iter().map(endpoint).collect(),
     }
 }

@@ -14,18 +14,18 @@ use crate::CHAT;
 use crate::front::{ADMIN, Answer, Front, Upstream, private, public, request};
 use crate::net::{CANCELLED, Caller, Script};
 
-const KEY: &str = "nbkey_1";
+pub(crate) const KEY: &str = "nbkey_1";
 /// An answer of 7 prompt tokens and 5 of completion.
 const ANSWER: &str = r#"{"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":5,"total_tokens":12}}"#;
 
-fn key(models: &[&str], limits: KeyLimits) -> ApiKey {
+pub(crate) fn key(models: &[&str], limits: KeyLimits) -> ApiKey {
     let models: BTreeSet<String> = models.iter().map(|model| (*model).to_owned()).collect();
     let models = (!models.is_empty()).then_some(models);
     let wanted = NewKey { name: "alice".to_owned(), models, expires_at: None, limits };
     ApiKey::new(wanted, TokenHash::of(KEY), wall_now())
 }
 
-fn put(front: &Front, key: ApiKey) {
+pub(crate) fn put(front: &Front, key: ApiKey) {
     front.keys.rcu(|table| {
         let mut table = (**table).clone();
         table.put(LiveKey::new(key.clone(), 0, Tick(0), wall_now()).into());
@@ -33,12 +33,12 @@ fn put(front: &Front, key: ApiKey) {
     });
 }
 
-async fn ask(front: &Front, token: &str, model: &str) -> Answer {
+pub(crate) async fn ask(front: &Front, token: &str, model: &str) -> Answer {
     front.ask(&request("POST", CHAT, Some(token), &format!("{{\"model\":\"{model}\"}}"))).await
 }
 
 /// The sums of what has been added up, once there is something.
-async fn added_up(front: &Front) -> Vec<UsageRow> {
+pub(crate) async fn added_up(front: &Front) -> Vec<UsageRow> {
     let some = async {
         while front.usage.is_empty() {
             tokio::task::yield_now().await;

@@ -26,6 +26,8 @@ pub(super) fn route(name: &str, access: Access, endpoints: Vec<Arc<Endpoint>>) -
         created_at: WallTime(1),
         balance: Balance::default(),
         coming: false,
+        wakes: false,
+        demand: Arc::default(),
         endpoints,
     }
 }

@@ -1,70 +1,112 @@
-//! All routes at one moment, found by name, by id and by token.
+//! All routes at one moment, found by name, by id and by token, and the aliases that stand for several.
 
-use std::borrow::Borrow;
-use std::collections::{HashMap, HashSet};
-use std::hash::{Hash, Hasher};
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
 
 use nebula_core::ids::DeploymentId;
 use nebula_core::token::TokenHash;
 
-use super::{Access, Route};
+use super::parts::Parts;
+use super::{Access, AliasRoute, Route};
 
-/// All routes at one moment. What it costs to find one does not depend on how many there are.
-#[derive(Debug, Default)]
+/// All routes at one moment. What it costs to find one, and to change one in a copy of the table, does not grow with
+/// how many there are: a copy shares all that is the same.
+#[derive(Clone, Debug, Default)]
 pub struct RouteTable {
-    routes: Vec<Arc<Route>>,
-    by_name: HashSet<ByName>,
-    by_id: HashSet<ById>,
-    by_token: HashMap<TokenHash, DeploymentId>,
+    /// The one that has the name comes first; there are others only while one deployment goes and another comes.
+    by_name: Parts<String, Vec<Arc<Route>>>,
+    by_id: Parts<DeploymentId, Arc<Route>>,
+    by_token: Parts<TokenHash, DeploymentId>,
+    aliases: Arc<BTreeMap<String, Arc<AliasRoute>>>,
+    /// All routes by name, once somebody has asked for them.
+    in_order: OnceLock<Vec<Arc<Route>>>,
 }
 
 impl RouteTable {
-    /// A table of these routes. When two share a name, the first by name and age wins.
+    /// A table of these routes. When two share a name, the older one has it.
     #[must_use]
     pub fn new(routes: Vec<Route>) -> Self {
-        Self::of(routes.into_iter().map(Arc::new).collect())
+        let mut table = Self::default();
+        routes.into_iter().for_each(|route| table.put(Arc::new(route)));
+        table
     }
 
-    /// The same, of routes that other tables may hold too.
+    /// The same routes with these aliases. A deployment's name comes before an alias of the same name.
     #[must_use]
-    #[expect(
-        clippy::mutable_key_type,
-        reason = "only name and id are hashed and compared, and these never change"
-    )]
-    pub fn of(mut routes: Vec<Arc<Route>>) -> Self {
-        routes.sort_by(|a, b| (&a.name, a.created_at).cmp(&(&b.name, b.created_at)));
-        let mut by_name = HashSet::with_capacity(routes.len());
-        let mut by_id = HashSet::with_capacity(routes.len());
-        let mut by_token = HashMap::with_capacity(routes.len());
-        for route in &routes {
-            // A set keeps the first of equals.
-            by_name.insert(ByName(Arc::clone(route)));
-            by_id.insert(ById(Arc::clone(route)));
-            if let Access::Token(hashes) = &route.access {
-                by_token.extend(hashes.iter().map(|hash| (*hash, route.deployment_id)));
+    pub fn with_aliases(self, aliases: Arc<BTreeMap<String, Arc<AliasRoute>>>) -> Self {
+        Self { aliases, ..self }
+    }
+
+    /// Adds a route, or puts it in the place of what the deployment's was before.
+    pub fn put(&mut self, route: Arc<Route>) {
+        self.remove(route.deployment_id);
+        let mut named = self.by_name.get(&route.name).cloned().unwrap_or_default();
+        named.push(Arc::clone(&route));
+        named.sort_by_key(|route| (route.created_at, route.deployment_id));
+        self.by_name.insert(route.name.clone(), named);
+        for hash in tokens(&route.access) {
+            self.by_token.insert(*hash, route.deployment_id);
+        }
+        self.by_id.insert(route.deployment_id, route);
+    }
+
+    /// Takes a deployment's route away.
+    pub fn remove(&mut self, id: DeploymentId) {
+        self.in_order = OnceLock::new();
+        if self.by_id.get(&id).is_none() {
+            return;
+        }
+        let Some(gone) = self.by_id.remove(&id) else { return };
+        let mut named = self.by_name.remove(&gone.name).unwrap_or_default();
+        named.retain(|route| route.deployment_id != id);
+        if !named.is_empty() {
+            self.by_name.insert(gone.name.clone(), named);
+        }
+        for hash in tokens(&gone.access) {
+            if self.by_token.get(hash) == Some(&id) {
+                self.by_token.remove(hash);
             }
         }
-        Self { routes, by_name, by_id, by_token }
+    }
+
+    /// The alias of this name.
+    #[must_use]
+    pub fn alias(&self, name: &str) -> Option<&Arc<AliasRoute>> {
+        self.aliases.get(name)
+    }
+
+    /// All aliases, by name.
+    pub fn aliases(&self) -> impl Iterator<Item = &Arc<AliasRoute>> {
+        self.aliases.values()
     }
 
     /// The route for a model's name or a deployment's id.
     #[must_use]
     pub fn get(&self, model: &str) -> Option<&Arc<Route>> {
         // No name can be read as an id.
-        let by_name = self.by_name.get(model).map(|found| &found.0);
-        by_name.or_else(|| self.by_id(model.parse().ok()?))
+        self.named(model).or_else(|| self.by_id(model.parse().ok()?))
+    }
+
+    /// The route of the deployment of this name.
+    #[must_use]
+    pub fn named(&self, name: &str) -> Option<&Arc<Route>> {
+        self.by_name.get(name)?.first()
     }
 
     /// The route of a deployment.
     #[must_use]
     pub fn by_id(&self, id: DeploymentId) -> Option<&Arc<Route>> {
-        self.by_id.get(&id).map(|found| &found.0)
+        self.by_id.get(&id)
     }
 
-    /// All routes, by name.
+    /// All routes, by name. They are put in order once for each table.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Route>> {
-        self.routes.iter()
+        let in_order = self.in_order.get_or_init(|| {
+            let mut routes: Vec<Arc<Route>> = self.by_id.values().cloned().collect();
+            routes.sort_by(|a, b| (&a.name, a.created_at).cmp(&(&b.name, b.created_at)));
+            routes
+        });
+        in_order.iter()
     }
 
     /// The deployment to which a token belongs. As the key is a hash, the time it takes says nothing about any token.
@@ -75,53 +117,12 @@ impl RouteTable {
     }
 }
 
-/// A route that is found by its name, which so needs no copy.
-#[derive(Debug)]
-struct ByName(Arc<Route>);
-
-impl Borrow<str> for ByName {
-    fn borrow(&self) -> &str {
-        &self.0.name
+fn tokens(access: &Access) -> &[TokenHash] {
+    match access {
+        Access::Public => &[],
+        Access::Token(hashes) => hashes,
     }
 }
-
-impl Hash for ByName {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.name.hash(state);
-    }
-}
-
-impl PartialEq for ByName {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.name == other.0.name
-    }
-}
-
-impl Eq for ByName {}
-
-/// A route that is found by its id.
-#[derive(Debug)]
-struct ById(Arc<Route>);
-
-impl Borrow<DeploymentId> for ById {
-    fn borrow(&self) -> &DeploymentId {
-        &self.0.deployment_id
-    }
-}
-
-impl Hash for ById {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.deployment_id.hash(state);
-    }
-}
-
-impl PartialEq for ById {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.deployment_id == other.0.deployment_id
-    }
-}
-
-impl Eq for ById {}
 
 #[cfg(test)]
 mod tests {
@@ -154,5 +155,41 @@ mod tests {
         let table = RouteTable::new(vec![young, old]);
         assert_eq!(table.get("m").map(|route| route.deployment_id), Some(old_id));
         assert!(table.by_id(young_id).is_some() && table.by_id(old_id).is_some());
+    }
+
+    #[test]
+    fn a_changed_copy_leaves_the_table_as_it_was() {
+        let token = |text| Access::Token(vec![TokenHash::of(text)]);
+        let one = route("a", token("nbtok_1"), Vec::new());
+        let id = one.deployment_id;
+        let before = RouteTable::new(vec![one, route("b", Access::Public, Vec::new())]);
+        assert_eq!(before.iter().count(), 2);
+        let mut after = before.clone();
+        after.put(Arc::new(Route { deployment_id: id, ..route("a", token("nbtok_2"), Vec::new()) }));
+        after.put(Arc::new(route("c", Access::Public, Vec::new())));
+        let names = |table: &RouteTable| table.iter().map(|route| route.name.clone()).collect::<Vec<_>>();
+        assert_eq!(
+            (names(&before), names(&after)),
+            (vec!["a".to_owned(), "b".to_owned()], vec!["a".to_owned(), "b".to_owned(), "c".to_owned()],)
+        );
+        let holders =
+            |table: &RouteTable| ["nbtok_1", "nbtok_2"].map(|text| table.holder(&TokenHash::of(text)));
+        assert_eq!((holders(&before), holders(&after)), ([Some(id), None], [None, Some(id)]));
+        after.remove(id);
+        assert!(after.get("a").is_none() && after.by_id(id).is_none() && holders(&after) == [None, None]);
+        assert!(before.get("a").is_some() && before.by_id(id).is_some());
+    }
+
+    #[test]
+    fn a_name_passes_on_when_its_holder_goes() {
+        let of =
+            |created_at| Route { created_at: WallTime(created_at), ..route("m", Access::Public, Vec::new()) };
+        let (young, old) = (of(2), of(1));
+        let (young_id, old_id) = (young.deployment_id, old.deployment_id);
+        let mut table = RouteTable::new(vec![young, old]);
+        table.remove(old_id);
+        assert_eq!(table.get("m").map(|route| route.deployment_id), Some(young_id));
+        table.remove(young_id);
+        assert!(table.get("m").is_none());
     }
 }

@@ -60,11 +60,21 @@ pub(crate) async fn answer(
         return good(upstream, answering).await;
     }
     answering.attempt.ended(answering.kind);
+    refused(upstream, answering.adapter, &answering.route.name).await
+}
+
+/// The response to the client of an answer that is no good one, for a model of this name.
+pub(crate) async fn refused(
+    upstream: Upstream,
+    adapter: &dyn Adapter,
+    model: &str,
+) -> Result<HttpResponse, OpenAiError> {
+    let status = upstream.status;
     if upstream.proxy_error.is_some() {
-        return Err(proxy_error(status, answering.route));
+        return Err(proxy_error(status, model));
     }
     if status.is_client_error() || status.is_server_error() {
-        return Ok(error_answer(upstream, answering.adapter).await);
+        return Ok(error_answer(upstream, adapter).await);
     }
     Err(OpenAiError::Upstream)
 }
@@ -83,10 +93,10 @@ async fn good(upstream: Upstream, answering: Answering<'_>) -> Result<HttpRespon
 }
 
 /// What the client hears when the node's proxy answered instead of the replica.
-fn proxy_error(status: StatusCode, route: &Route) -> OpenAiError {
+fn proxy_error(status: StatusCode, model: &str) -> OpenAiError {
     match status {
         StatusCode::UNAUTHORIZED | StatusCode::NOT_FOUND | StatusCode::SERVICE_UNAVAILABLE => {
-            OpenAiError::NotReady(route.name.clone())
+            OpenAiError::NotReady(model.to_owned())
         }
         StatusCode::GATEWAY_TIMEOUT => OpenAiError::UpstreamTimeout,
         _ => OpenAiError::Upstream,

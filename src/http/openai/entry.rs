@@ -34,6 +34,8 @@ const TOKENS_MAX: u64 = 1 << 28;
 /// What is learnt of a request while it is answered. Shared by those who answer it, on one thread.
 #[derive(Debug, Default)]
 pub(crate) struct Facts {
+    /// The route by which it is answered, once the caller was let in.
+    route: RefCell<Option<Arc<Route>>>,
     /// The replica that was asked last, and its node.
     replica: RefCell<Option<(ReplicaId, NodeId)>>,
     /// How many replicas were asked.
@@ -47,6 +49,11 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
+    /// It is answered by this route from now on.
+    pub(crate) fn goes_by(&self, route: &Arc<Route>) {
+        self.route.replace(Some(Arc::clone(route)));
+    }
+
     /// A replica is asked.
     pub(crate) fn asks(&self, replica: ReplicaId, node: &NodeId) {
         self.replica.replace(Some((replica, node.clone())));
@@ -97,8 +104,6 @@ pub(crate) struct Entry {
     bytes_in: u64,
     bytes_out: u64,
     status: u16,
-    /// The model's route, once the caller was let in.
-    route: Option<Arc<Route>>,
     key: Option<KeyId>,
     permit: Option<Permit>,
     streams: bool,
@@ -119,7 +124,6 @@ impl Entry {
             bytes_in: 0,
             bytes_out: 0,
             status: CLIENT_LEFT,
-            route: None,
             key: None,
             permit: None,
             streams: false,
@@ -142,7 +146,7 @@ impl Entry {
 
     /// The caller may use this route, on the account of this key.
     pub(crate) fn let_in(&mut self, route: &Arc<Route>, key: Option<KeyId>) {
-        self.route = Some(Arc::clone(route));
+        self.facts.goes_by(route);
         self.key = key;
     }
 
@@ -185,7 +189,8 @@ impl Entry {
     }
 
     fn meter(&mut self, prompt: u64, completion: u64, aborted: bool) {
-        let Some(route) = &self.route else { return };
+        let route = self.facts.route.borrow();
+        let Some(route) = &*route else { return };
         if self.facts.tries.get() == 0 {
             return;
         }
@@ -220,7 +225,7 @@ impl Entry {
             line.field("key_id", Value::Text(&key.to_string()));
         }
         line.field("method", Value::Text(self.method));
-        if let Some(route) = &self.route {
+        if let Some(route) = &*self.facts.route.borrow() {
             line.field("model", Value::Text(&route.name));
         }
         if let Some((replica, node)) = &*self.facts.replica.borrow() {
@@ -249,9 +254,12 @@ impl Drop for Entry {
         let took = self.ledger.clock.elapsed().saturating_sub(self.began);
         let (prompt, completion, aborted) = self.tokens();
         self.meter(prompt, completion, aborted);
-        let model = self.route.as_ref().map_or("", |route| route.name.as_str());
         let ttft = self.to_first_byte().map(|ttft| ttft.as_secs_f64());
-        metrics::gateway().answered(model, self.status, took.as_secs_f64(), ttft, prompt, completion);
+        {
+            let route = self.facts.route.borrow();
+            let model = route.as_ref().map_or("", |route| route.name.as_str());
+            metrics::gateway().answered(model, self.status, took.as_secs_f64(), ttft, prompt, completion);
+        }
         self.log(took, prompt, completion);
     }
 }

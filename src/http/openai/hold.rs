@@ -1,5 +1,5 @@
 //! Requests that wait: while nothing of a deployment can serve yet and something is on its way, they are held for a
-//! while instead of being refused. Who asked for a stream hears at once that it is waited.
+//! while instead of being refused; one that sleeps is woken. Who asked for a stream hears at once that it is waited.
 
 use std::cell::Cell;
 use std::error::Error;
@@ -14,12 +14,16 @@ use actix_web::body::{BodySize, BoxBody, MessageBody, to_bytes_limited};
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use nebula_core::clock::Clock;
 use nebula_core::ids::DeploymentId;
 use tokio::sync::watch;
 use tokio::time::{Interval, MissedTickBehavior};
 
-use crate::domain::route::{Route, RouteTable};
+use crate::domain::route::{Route, RouteTable, Waiting};
 use crate::http::error::OpenAiError;
+
+use super::Gateway;
+use super::wakes::{WAKE_EVERY, Wakes};
 
 /// Most requests that are held on one worker thread; more are refused at once, as without holding.
 const WAITING_MAX: usize = 1_000;
@@ -27,6 +31,9 @@ const WAITING_MAX: usize = 1_000;
 const EVENT_MAX: usize = 1024 * 1024;
 /// What a stream says while it waits.
 const COMMENT: &str = ": waiting for the model\n\n";
+/// How long a request waits for a deployment that it has woken, where others are not held at all: a model may have to
+/// be fetched and loaded.
+const WAKE_HOLD: Duration = Duration::from_secs(300);
 
 const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
@@ -35,23 +42,29 @@ pub(crate) struct Holding {
     routes: Arc<ArcSwap<RouteTable>>,
     changed: watch::Receiver<u64>,
     longest: Duration,
+    wakes: Wakes,
+    clock: Clock,
     waiting: Rc<Cell<usize>>,
 }
 
 impl Holding {
-    /// Nobody waits yet. Requests wait for `longest` at most, by what `routes` say whenever they have `changed`.
-    pub(crate) fn new(
-        routes: Arc<ArcSwap<RouteTable>>,
-        changed: watch::Receiver<u64>,
-        longest: Duration,
-    ) -> Self {
-        Self { routes, changed, longest, waiting: Rc::default() }
+    /// Nobody waits yet.
+    pub(crate) fn new(gateway: &Gateway) -> Self {
+        Self {
+            routes: Arc::clone(&gateway.routes),
+            changed: gateway.routes_changed.clone(),
+            longest: gateway.limits.hold,
+            wakes: gateway.wakes.clone(),
+            clock: gateway.clock,
+            waiting: Rc::default(),
+        }
     }
 
     /// A place to wait for a route. None when there is nothing to wait for, or no room.
     pub(crate) fn enter(&self, route: &Route) -> Option<Hold> {
+        let longest = if route.wakes && self.longest.is_zero() { WAKE_HOLD } else { self.longest };
         let count = self.waiting.get();
-        if self.longest.is_zero() || !route.endpoints.is_empty() || !route.coming || count >= WAITING_MAX {
+        if longest.is_zero() || !route.is_awaited() || count >= WAITING_MAX {
             return None;
         }
         self.waiting.set(count + 1);
@@ -59,9 +72,19 @@ impl Holding {
             deployment: route.deployment_id,
             routes: Arc::clone(&self.routes),
             changed: self.changed.clone(),
-            longest: self.longest,
+            longest,
+            wakes: self.wakes.clone(),
+            clock: self.clock,
             _place: Place(Rc::clone(&self.waiting)),
+            _waiting: route.demand.wait(),
         })
+    }
+
+    /// Sees changes of the routes from now on.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        let mut changed = self.changed.clone();
+        changed.mark_unchanged();
+        changed
     }
 }
 
@@ -71,7 +94,10 @@ pub(crate) struct Hold {
     routes: Arc<ArcSwap<RouteTable>>,
     changed: watch::Receiver<u64>,
     longest: Duration,
+    wakes: Wakes,
+    clock: Clock,
     _place: Place,
+    _waiting: Waiting,
 }
 
 struct Place(Rc<Cell<usize>>);
@@ -92,6 +118,12 @@ impl Hold {
         tokio::time::timeout(self.longest, self.settled()).await.ok().flatten()
     }
 
+    /// What a waiting stream says at the moment.
+    pub(crate) fn comments(&self) -> impl Fn() -> Bytes + 'static {
+        let (wakes, deployment) = (self.wakes.clone(), self.deployment);
+        move || comment(wakes.progress(deployment))
+    }
+
     async fn settled(&mut self) -> Option<Arc<Route>> {
         loop {
             // Seen before the table is read, so that no change after that is missed.
@@ -100,18 +132,30 @@ impl Hold {
             if !route.endpoints.is_empty() {
                 return Some(route);
             }
-            if !route.coming {
+            if !route.is_awaited() {
                 return None;
             }
-            self.changed.changed().await.ok()?;
+            self.wakes.wake(&route, &self.clock);
+            tokio::select! {
+                changed = self.changed.changed() => changed.ok()?,
+                () = tokio::time::sleep(WAKE_EVERY), if route.wakes => {}
+            }
         }
     }
 }
 
+fn comment(progress: Option<String>) -> Bytes {
+    match progress {
+        None => Bytes::from_static(COMMENT.as_bytes()),
+        Some(progress) => Bytes::from(format!("{}: {progress}\n\n", COMMENT.trim_end())),
+    }
+}
+
 /// A stream whose answer is still to come. Its head goes out at once, so an answer that turns out to be an error becomes
-/// an event; until then a comment goes out at once and each `keepalive`, unless that is zero.
+/// an event; until then a `comment` goes out at once and each `keepalive`, unless that is zero.
 pub(crate) fn held(
     keepalive: Duration,
+    comment: impl Fn() -> Bytes + 'static,
     answer: impl Future<Output = HttpResponse> + 'static,
 ) -> HttpResponse {
     let comments = (!keepalive.is_zero()).then(|| {
@@ -123,7 +167,7 @@ pub(crate) fn held(
         .insert_header((CONTENT_TYPE, "text/event-stream"))
         .insert_header((CACHE_CONTROL, "no-cache"))
         .insert_header((ACCEL_BUFFERING, "no"))
-        .body(Held { comments, state: State::Waiting(Box::pin(content(answer))) })
+        .body(Held { comments, comment: Box::new(comment), state: State::Waiting(Box::pin(content(answer))) })
 }
 
 /// What an answer comes to in a stream that has begun already.
@@ -167,6 +211,7 @@ enum State {
 /// The body of a held stream.
 struct Held {
     comments: Option<Interval>,
+    comment: Box<dyn Fn() -> Bytes>,
     state: State,
 }
 
@@ -189,7 +234,7 @@ impl MessageBody for Held {
                 Poll::Pending => {
                     let Some(comments) = &mut held.comments else { return Poll::Pending };
                     ready!(comments.poll_tick(cx));
-                    return Poll::Ready(Some(Ok(Bytes::from_static(COMMENT.as_bytes()))));
+                    return Poll::Ready(Some(Ok((held.comment)())));
                 }
             }
         }

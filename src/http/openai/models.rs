@@ -1,8 +1,7 @@
 //! `/models`: what a caller may use.
 
-use std::sync::Arc;
-
 use actix_web::HttpResponse;
+use nebula_core::clock::WallTime;
 use serde_json::{Value, json};
 
 use crate::domain::route::{Route, RouteTable};
@@ -10,10 +9,18 @@ use crate::http::error::OpenAiError;
 
 use super::credential::Caller;
 
-/// The models that the caller may use and that something serves.
+/// The models that the caller may use and that something serves, or that a request would start; aliases among them.
 pub(crate) fn list(table: &RouteTable, caller: &Caller) -> HttpResponse {
-    let usable = table.iter().filter(|route| !route.endpoints.is_empty() && caller.may_use(route));
-    let data: Vec<Value> = usable.map(describe).collect();
+    let routes = table.iter().filter(|route| serves(route) && caller.may_use(route));
+    let routes = routes.map(|route| (&*route.name, route.created_at));
+    let aliases = table.aliases().filter(|alias| {
+        let serves = caller.alias(table, alias).is_some_and(|route| serves(route));
+        serves && table.get(&alias.name).is_none()
+    });
+    let aliases = aliases.map(|alias| (&*alias.name, alias.created_at));
+    let mut models: Vec<(&str, WallTime)> = routes.chain(aliases).collect();
+    models.sort_unstable();
+    let data: Vec<Value> = models.into_iter().map(|(name, created_at)| describe(name, created_at)).collect();
     HttpResponse::Ok().json(json!({"object": "list", "data": data}))
 }
 
@@ -21,18 +28,26 @@ pub(crate) fn list(table: &RouteTable, caller: &Caller) -> HttpResponse {
 /// the caller may use and that nothing serves is not ready rather than unknown.
 pub(crate) fn one(table: &RouteTable, caller: Caller, path: &str) -> Result<HttpResponse, OpenAiError> {
     let model = unescape(path);
-    let (route, _) = caller.route(table, &model)?;
-    if route.endpoints.is_empty() {
+    let route = caller.open(table, &model)?.route;
+    if !serves(&route) {
         return Err(OpenAiError::NotReady(model));
     }
-    Ok(HttpResponse::Ok().json(describe(&route)))
+    let described = match table.get(&model).is_none().then(|| table.alias(&model)).flatten() {
+        Some(alias) => describe(&alias.name, alias.created_at),
+        None => describe(&route.name, route.created_at),
+    };
+    Ok(HttpResponse::Ok().json(described))
 }
 
-fn describe(route: &Arc<Route>) -> Value {
+fn serves(route: &Route) -> bool {
+    !route.endpoints.is_empty() || route.wakes
+}
+
+fn describe(name: &str, created_at: WallTime) -> Value {
     json!({
-        "id": route.name,
+        "id": name,
         "object": "model",
-        "created": route.created_at.unix_secs(),
+        "created": created_at.unix_secs(),
         "owned_by": "nebula",
     })
 }

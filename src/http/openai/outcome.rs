@@ -91,6 +91,8 @@ pub(crate) enum Retry {
     No,
     /// Yes.
     Another,
+    /// Yes, and for nothing: the node's proxy let nothing through to the replica, which is not ready or going.
+    NotTaken,
     /// One more and no further: the request may be what broke the runtime.
     Once,
 }
@@ -118,10 +120,9 @@ impl Verdict {
     /// Of an answer of the node's proxy itself, by its code.
     fn of_proxy(code: &[u8]) -> Self {
         let (kind, retry) = match code {
-            // The last: our credential is wrong at this node only.
-            b"upstream_connect" | b"model_not_ready" | b"model_not_found" | b"invalid_api_key" => {
-                (OutcomeKind::ConnectFailed, Retry::Another)
-            }
+            // The second: our credential is wrong at this node only.
+            b"upstream_connect" | b"invalid_api_key" => (OutcomeKind::ConnectFailed, Retry::Another),
+            b"model_not_ready" | b"model_not_found" => (OutcomeKind::ConnectFailed, Retry::NotTaken),
             b"upstream_timeout" => (OutcomeKind::Timeout, Retry::No),
             // Of a code that we do not know, the worst is assumed.
             _ => (OutcomeKind::ServerError, Retry::Once),
@@ -145,23 +146,45 @@ impl Verdict {
 #[derive(Debug, Default)]
 pub(crate) struct Tries {
     asked: usize,
-    /// A runtime may have been broken by it already.
-    broke: bool,
+    turned_away: usize,
+    /// How many runtimes may have been broken by it.
+    broke: u32,
 }
 
 impl Tries {
     /// Most replicas that are asked for one request.
     const MAX: usize = 3;
+    /// Most proxies beside these that may say that they did not take it: a change may replace many replicas at once.
+    const TURNED_AWAY_MAX: usize = 8;
+    /// Most runtimes that it may break, of one deployment or of two.
+    const BROKEN_MAX: u32 = 2;
 
-    /// A replica was asked and it went so. Answers whether another one may be asked; if so, it is paid for.
-    pub(crate) fn go_on(&mut self, retry: Retry, budget: &RetryBudget) -> bool {
-        self.asked += 1;
+    /// A replica was asked and it went so. Answers whether another one may be asked, if that can be paid for.
+    pub(crate) fn may_go_on(&mut self, retry: Retry) -> bool {
         let may = match retry {
             Retry::No => false,
+            Retry::NotTaken => {
+                self.turned_away += 1;
+                return self.turned_away < Self::TURNED_AWAY_MAX;
+            }
             Retry::Another => true,
-            Retry::Once => !std::mem::replace(&mut self.broke, true),
+            Retry::Once => {
+                self.broke += 1;
+                self.may_break()
+            }
         };
-        may && self.asked < Self::MAX && budget.spend()
+        self.asked += 1;
+        may && self.asked < Self::MAX
+    }
+
+    /// Whether it may go to a runtime once more, although it may be what broke others.
+    pub(crate) fn may_break(&self) -> bool {
+        self.broke < Self::BROKEN_MAX
+    }
+
+    /// The tries at another deployment.
+    pub(crate) fn elsewhere(&self) -> Self {
+        Self { broke: self.broke, ..Self::default() }
     }
 }
 
@@ -188,8 +211,11 @@ impl RetryBudget {
         self.fifths.set((self.fifths.get() + 1).min(Self::MAX));
     }
 
-    /// Whether there is enough for another try; if so, it is paid for.
-    fn spend(&self) -> bool {
+    /// Whether there is enough for another try after one that went so; if so, it is paid for.
+    pub(crate) fn pay(&self, retry: Retry) -> bool {
+        if retry == Retry::NotTaken {
+            return true;
+        }
         let left = self.fifths.get().checked_sub(Self::PER_RETRY);
         left.inspect(|left| self.fifths.set(*left)).is_some()
     }
@@ -199,8 +225,12 @@ impl RetryBudget {
 mod tests {
     use super::*;
 
+    fn go_on(tries: &mut Tries, retry: Retry, budget: &RetryBudget) -> bool {
+        tries.may_go_on(retry) && budget.pay(retry)
+    }
+
     fn granted(budget: &RetryBudget, times: usize) -> usize {
-        (0..times).filter(|_| Tries::default().go_on(Retry::Another, budget)).count()
+        (0..times).filter(|_| go_on(&mut Tries::default(), Retry::Another, budget)).count()
     }
 
     #[test]
@@ -209,7 +239,7 @@ mod tests {
         assert_eq!(granted(&budget, 20), 10, "to begin with");
         let of_hundred = (0..100).filter(|_| {
             budget.earn();
-            Tries::default().go_on(Retry::Another, &budget)
+            go_on(&mut Tries::default(), Retry::Another, &budget)
         });
         assert_eq!(of_hundred.count(), 20);
         (0..10_000).for_each(|_| budget.earn());
@@ -228,7 +258,7 @@ mod tests {
             ([Once, Another, Another], 3),
         ] {
             let (budget, mut request) = (RetryBudget::new(), Tries::default());
-            let more = went.iter().take_while(|retry| request.go_on(**retry, &budget)).count();
+            let more = went.iter().take_while(|retry| go_on(&mut request, **retry, &budget)).count();
             assert_eq!(1 + more, tries, "{went:?}");
         }
     }
@@ -236,7 +266,22 @@ mod tests {
     #[test]
     fn the_answer_that_stands_costs_nothing() {
         let budget = RetryBudget::new();
-        (0..100).for_each(|_| assert!(!Tries::default().go_on(Retry::No, &budget)));
+        (0..100).for_each(|_| assert!(!go_on(&mut Tries::default(), Retry::No, &budget)));
         assert_eq!(granted(&budget, 20), 10);
+    }
+
+    #[test]
+    fn what_was_not_taken_costs_nothing_and_is_bounded_too() {
+        let budget = RetryBudget::new();
+        for _ in 0..100 {
+            let mut request = Tries::default();
+            let more = (0..100).take_while(|_| go_on(&mut request, Retry::NotTaken, &budget)).count();
+            assert_eq!(1 + more, 8);
+        }
+        assert_eq!(granted(&budget, 20), 10, "nothing was paid");
+        let mut request = Tries::default();
+        assert!(go_on(&mut request, Retry::NotTaken, &budget));
+        let tries = (0..100).take_while(|_| request.may_go_on(Retry::Another)).count();
+        assert_eq!(1 + tries, 3, "and is none of the three");
     }
 }

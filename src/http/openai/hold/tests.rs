@@ -1,6 +1,7 @@
 //! Requests that wait, by a clock that jumps.
 
 use std::convert::Infallible;
+use std::sync::Mutex;
 use std::task::Waker;
 
 use actix_web::body::BodyStream;
@@ -22,14 +23,25 @@ struct Stage {
     routes: Arc<ArcSwap<RouteTable>>,
     published: watch::Sender<u64>,
     holding: Holding,
+    woken: Arc<Mutex<Vec<DeploymentId>>>,
 }
 
 impl Stage {
     fn new(longest: Duration) -> Self {
         let routes = Arc::new(ArcSwap::from_pointee(RouteTable::default()));
         let (published, changed) = watch::channel(0);
-        let holding = Holding::new(Arc::clone(&routes), changed, longest);
-        Self { id: DeploymentId::random(), routes, published, holding }
+        let woken = Arc::<Mutex<Vec<DeploymentId>>>::default();
+        let told = Arc::clone(&woken);
+        let wake = move |id| told.lock().expect("unpoisoned").push(id);
+        let holding = Holding {
+            routes: Arc::clone(&routes),
+            changed,
+            longest,
+            wakes: Wakes::to(wake, |_| Some("pulling\n1 of 2".to_owned())),
+            clock: Clock::start(),
+            waiting: Rc::default(),
+        };
+        Self { id: DeploymentId::random(), routes, published, holding, woken }
     }
 
     fn route(&self, coming: bool, endpoints: u16) -> Route {
@@ -48,6 +60,8 @@ impl Stage {
             created_at: WallTime(1),
             balance: Balance::default(),
             coming,
+            wakes: false,
+            demand: Arc::default(),
             endpoints: (1..=endpoints).map(endpoint).collect(),
         }
     }
@@ -122,6 +136,57 @@ async fn so_many_wait_and_whoever_leaves_makes_room() {
     assert!(stage.coming().is_some(), "a client that hangs up drops the future");
 }
 
+/// A route of a deployment that sleeps until somebody asks.
+fn sleeping(stage: &Stage) -> Route {
+    Route { wakes: true, ..stage.route(false, 0) }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deployment_that_sleeps_is_woken_once_a_second_as_long_as_somebody_waits() {
+    let stage = Stage::new(Duration::ZERO);
+    let route = sleeping(&stage);
+    let demand = Arc::clone(&route.demand);
+    stage.publish(vec![route]);
+    let enter =
+        || stage.holding.enter(stage.routes.load().by_id(stage.id).expect("a route")).expect("a place");
+    let mut ready: Vec<_> = (0..3).map(|_| Box::pin(enter().ready())).collect();
+    let woken = || stage.woken.lock().expect("unpoisoned").len();
+    assert_eq!((demand.waiting(), woken()), (3, 0));
+    for seconds in 1..=5 {
+        assert!(ready.iter_mut().all(|ready| ready.as_mut().now_or_never().is_none()));
+        assert_eq!(woken(), seconds, "once for all of them");
+        tokio::time::advance(WAKE_EVERY).await;
+    }
+    drop(ready.pop());
+    assert_eq!(demand.waiting(), 2, "one client has left");
+    stage.publish(vec![stage.route(false, 1)]);
+    assert!(ready.iter_mut().all(|ready| ready.as_mut().now_or_never().is_some_and(|ready| ready.is_some())));
+    assert_eq!(demand.waiting(), 0);
+    assert!(stage.woken.lock().expect("unpoisoned").iter().all(|id| *id == stage.id));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_woke_a_deployment_waits_for_it_also_where_nobody_is_held() {
+    let stage = Stage::new(Duration::ZERO);
+    stage.publish(vec![sleeping(&stage)]);
+    let clock = Clock::start();
+    let hold = stage.holding.enter(&sleeping(&stage)).expect("a place");
+    assert!(hold.ready().await.is_none());
+    assert_eq!(clock.elapsed(), WAKE_HOLD);
+    let stage = Stage::new(LONGEST);
+    stage.publish(vec![sleeping(&stage)]);
+    let clock = Clock::start();
+    assert!(stage.holding.enter(&sleeping(&stage)).expect("a place").ready().await.is_none());
+    assert_eq!(clock.elapsed(), LONGEST, "the operator's word counts");
+}
+
+#[tokio::test(start_paused = true)]
+async fn comments_tell_how_far_the_start_has_got() {
+    let stage = Stage::new(LONGEST);
+    let comments = stage.coming().expect("a place").comments();
+    assert_eq!(&*comments(), b": waiting for the model: pulling 1 of 2\n\n", "on one line");
+}
+
 /// The pieces that a body has by now, and whether it has ended.
 fn pieces(body: &mut BoxBody) -> (Vec<String>, bool) {
     let mut came = Vec::new();
@@ -139,7 +204,7 @@ fn pieces(body: &mut BoxBody) -> (Vec<String>, bool) {
 #[tokio::test(start_paused = true)]
 async fn a_held_stream_says_so_until_its_answer_comes() {
     let (answer, comes) = oneshot::channel::<()>();
-    let response = held(Duration::from_secs(15), async move {
+    let response = held(Duration::from_secs(15), || comment(None), async move {
         comes.await.expect("it comes");
         let events = ["data: a\n\n", "data: [DONE]\n\n"].map(|text| Ok::<_, Infallible>(Bytes::from(text)));
         HttpResponse::Ok()
@@ -172,7 +237,7 @@ async fn an_error_after_the_wait_is_an_event_and_without_keepalive_nothing_comes
     ] {
         let status = actix_web::http::StatusCode::from_u16(status).expect("a status");
         let answer = HttpResponse::build(status).body(body);
-        let mut held = held(Duration::ZERO, async move {
+        let mut held = held(Duration::ZERO, || comment(None), async move {
             tokio::task::yield_now().await;
             answer
         })
