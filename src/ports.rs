@@ -8,15 +8,19 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::Stream;
 use nebula_core::address::HostPort;
-use nebula_core::ids::{CommandId, DeploymentId, KeyId, NodeId, ReplicaId};
+use nebula_core::ids::{CommandId, DeploymentId, KeyId, NodeId, OperationId, ReplicaId};
+use nebula_core::runtime::RuntimeKind;
+use nebula_core::source::ModelSource;
 
+use crate::domain::alias::Alias;
 use crate::domain::command::Command;
-use crate::domain::deployment::{Deployment, Replica};
+use crate::domain::deployment::{Deployment, MemoryHint, Replica};
 use crate::domain::error::Error;
 use crate::domain::event::{JournalEvent, Ring};
 use crate::domain::idempotency::UsedKey;
 use crate::domain::key::ApiKey;
 use crate::domain::node::Node;
+use crate::domain::operation::Operation;
 use crate::domain::poison::Poison;
 use crate::domain::usage::{Block, UsageId, UsageRow};
 
@@ -71,6 +75,14 @@ pub enum Write {
     PutUsage(Box<UsageRow>),
     /// A row of usage that was folded into another one.
     DeleteUsage(Box<UsageId>),
+    /// A name that stands for deployments.
+    PutAlias(Box<Alias>),
+    /// Such a name is free again.
+    DeleteAlias(String),
+    /// What an operator has begun, as it is now.
+    PutOperation(Box<Operation>),
+    /// An operation that ended long ago.
+    DeleteOperation(OperationId),
 }
 
 /// Why the store did not do what was asked.
@@ -112,6 +124,10 @@ pub trait Store: Send + Sync + 'static {
     fn used_keys(&self) -> BoxFuture<Result<Vec<UsedKey>, StoreError>>;
     /// All API keys.
     fn keys(&self) -> BoxFuture<Result<Vec<ApiKey>, StoreError>>;
+    /// All names that stand for deployments, by name.
+    fn aliases(&self) -> BoxFuture<Result<Vec<Alias>, StoreError>>;
+    /// All operations that are kept, in no order.
+    fn operations(&self) -> BoxFuture<Result<Vec<Operation>, StoreError>>;
     /// The rows of usage in one block, or in all of them.
     fn usage(&self, block: Option<Block>) -> BoxFuture<Result<Vec<UsageRow>, StoreError>>;
     /// Those of these rows of usage that are there.
@@ -178,6 +194,17 @@ pub struct ExecOutcome {
     pub stderr: String,
 }
 
+/// A model whose need of memory is to be estimated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EstimateQuery {
+    /// Where its weights come from.
+    pub source: ModelSource,
+    /// What is to serve it.
+    pub runtime: RuntimeKind,
+    /// The deployment's arguments to it.
+    pub args: Vec<String>,
+}
+
 /// The agents' API.
 pub trait AgentApi: Send + Sync + 'static {
     /// Hands a command over; Ok when the agent has accepted it.
@@ -186,4 +213,6 @@ pub trait AgentApi: Send + Sync + 'static {
     fn logs(&self, agent: &HostPort, query: LogQuery) -> BoxFuture<Result<ByteStream, AgentError>>;
     /// Runs a command beside a replica's runtime and waits for its end. Dropping the future ends the command.
     fn exec(&self, agent: &HostPort, query: ExecQuery) -> BoxFuture<Result<ExecOutcome, Error>>;
+    /// How much GPU memory a model is thought to need, by its metadata. Bounded in time.
+    fn estimate(&self, agent: &HostPort, query: EstimateQuery) -> BoxFuture<Result<MemoryHint, AgentError>>;
 }

@@ -3,8 +3,9 @@
 //! What do we store? Nodes (identity, address, what they have, the operator's will), deployments (spec, desired
 //! state, generation, token hash, gateway token), their replicas (place, phase), commands that wait for their
 //! acknowledgement, the newest 200 journal lines of each deployment and node, the newest 10,000 of the audit, the
-//! idempotency keys of the last day, API keys (hashes of their secrets), what was used (per key, model and hour, older
-//! ones per day, month and year), and messages that were set aside. All of it is durable before it is acknowledged;
+//! idempotency keys of the last day, API keys (hashes of their secrets), aliases,
+//! drains of nodes, what was used (per key, model and hour, older ones per day, month and year), and messages that were
+//! set aside. All of it is durable before it is acknowledged;
 //! journal lines that tell of no change are written, but nobody waits for them, and what was used follows within a
 //! second. Not stored: heartbeats, stats, reports, gates of the breaker, requests in flight; and routes, which follow
 //! from deployments.
@@ -18,12 +19,14 @@ use nebula_core::ids::{DeploymentId, NodeId};
 pub use nebula_store::Options;
 use nebula_store::{CommitError, ExportFailed, ReadError, Record, Unreadable};
 
+use crate::domain::alias::Alias;
 use crate::domain::command::Command;
 use crate::domain::deployment::Deployment;
 use crate::domain::event::{JournalEvent, Ring};
 use crate::domain::idempotency::UsedKey;
 use crate::domain::key::ApiKey;
 use crate::domain::node::Node;
+use crate::domain::operation::Operation;
 use crate::domain::poison::Poison;
 use crate::domain::usage::{Block, UsageId, UsageRow};
 use crate::metrics;
@@ -178,6 +181,14 @@ impl Store for EmbeddedStore {
 
     fn keys(&self) -> BoxFuture<Result<Vec<ApiKey>, StoreError>> {
         Box::pin(self.scan(keys::API_KEYS.to_vec(), |_, record| records::read_api_key(record)))
+    }
+
+    fn aliases(&self) -> BoxFuture<Result<Vec<Alias>, StoreError>> {
+        Box::pin(self.scan(keys::ALIASES.to_vec(), |_, record| records::read_alias(record)))
+    }
+
+    fn operations(&self) -> BoxFuture<Result<Vec<Operation>, StoreError>> {
+        Box::pin(self.scan(keys::OPERATIONS.to_vec(), |_, record| records::read_operation(record)))
     }
 
     fn usage(&self, block: Option<Block>) -> BoxFuture<Result<Vec<UsageRow>, StoreError>> {

@@ -1,64 +1,97 @@
-//! The catalog: which deployments there are, by name.
+//! The catalog: which deployments and aliases there are, by name.
 //!
-//! * Owns: the names of deployments, each of which is taken once, and the keys under which they were created.
-//! * Persists: a new deployment's first record, with its key if it has one.
-//! * Talks to: the deployments' supervisor.
-//! * Timers: none.
-//! * On crash: loads the names from the store and starts what is not running.
+//! * Owns: the names of deployments and aliases, each of which is taken once, what the aliases stand for, and the keys
+//!   under which deployments were created.
+//! * Persists: a new deployment's first record, with its key if it has one; every change of an alias.
+//! * Talks to: the deployments' supervisor; the router (all aliases, whenever one changes).
+//! * Timers: one, after which new deployments are offered again to a store that had too much to do.
+//! * On crash: loads the names and the aliases from the store and starts what is not running. It ends by itself when
+//!   nobody can know whether a change of an alias was stored.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
-use actix::{Actor, ActorFutureExt, Context, Handler, Message, ResponseActFuture, WrapFuture};
+use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseFuture, WrapFuture};
 use nebula_core::ids::DeploymentId;
 use serde::Serialize;
+use tokio::sync::oneshot;
 
+use self::aliases::Aliases;
 use self::keys::Keys;
+use self::names::Names;
+use self::queue::Queue;
 use super::letter::{Member, opens_letters};
 use super::supervisor::{Birth, ChildSpec, DeathWatch, Restart};
-use super::system::{System, patiently, store_error};
+use super::system::{OVERLOADED_PAUSE, System, patiently, store_error};
 use super::tree::Cell;
+use crate::domain::alias::Alias;
 use crate::domain::deployment::Deployment;
 use crate::domain::error::{Error, ErrorClass};
 use crate::domain::event::{Happening, Line, Origin};
 use crate::domain::idempotency::UsedKey;
 use crate::ports::{StoreError, Write};
 
+mod aliases;
+mod change;
 mod keys;
+mod names;
+mod queue;
+
+pub use self::aliases::AliasChange;
+pub use self::change::ChangeAlias;
 
 /// Where the catalog is in the tree.
 pub const PATH: &str = "/catalog";
-
-/// How many deployments may be made durable at a time.
-const CREATING_MAX: usize = 256;
 
 /// What the catalog publishes.
 #[derive(Debug, Serialize)]
 pub struct CatalogStatus {
     /// How many deployments there are.
     pub deployments: usize,
-    /// Their ids by name.
+    /// How many aliases there are.
+    pub aliases: usize,
+    /// How many new deployments wait for the store.
+    pub creating: usize,
     #[serde(skip)]
-    pub names: Arc<RwLock<BTreeMap<String, DeploymentId>>>,
+    names: Arc<RwLock<Names>>,
 }
 
 impl CatalogStatus {
     /// The deployment of this name.
     #[must_use]
     pub fn find(&self, name: &str) -> Option<DeploymentId> {
-        self.names.read().unwrap_or_else(PoisonError::into_inner).get(name).copied()
+        read(&self.names).deployment(name)
     }
+
+    fn alias(&self, name: &str) -> Option<Arc<Alias>> {
+        read(&self.names).alias(name).cloned()
+    }
+
+    fn aliases(&self) -> Vec<Arc<Alias>> {
+        read(&self.names).aliases().cloned().collect()
+    }
+}
+
+fn read(names: &RwLock<Names>) -> RwLockReadGuard<'_, Names> {
+    names.read().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The catalog's actor.
 pub struct Catalog {
-    names: Arc<RwLock<BTreeMap<String, DeploymentId>>>,
+    names: Arc<RwLock<Names>>,
+    aliases: Aliases,
     keys: Keys,
+    queue: Queue<Waiting>,
     system: System,
     cell: Arc<Cell>,
-    /// Deployments that are being made durable.
-    creating: usize,
     watch: DeathWatch,
+}
+
+/// A new deployment that has its name and waits for the store.
+struct Waiting {
+    dep: Deployment,
+    used: Option<UsedKey>,
+    origin: Origin,
+    answer: oneshot::Sender<Result<Created, Error>>,
 }
 
 /// How the catalog is built.
@@ -80,27 +113,38 @@ impl Catalog {
             }
         }
         let keys = Keys::load(patiently(|| system.store.used_keys()).await.map_err(store_error)?);
-        let names = stored.into_iter().map(|(id, name)| (name, id)).collect();
+        let aliases = patiently(|| system.store.aliases()).await.map_err(store_error)?;
         let catalog = Self {
-            names: Arc::new(RwLock::new(names)),
+            names: Arc::new(RwLock::new(Names::load(stored, aliases))),
+            aliases: Aliases::default(),
             keys,
+            queue: Queue::new(),
             system,
             cell: birth.cell.clone(),
-            creating: 0,
             watch: birth.watch,
         };
-        catalog.publish();
+        catalog.tell_router();
         birth.cell.running(catalog.start());
         Ok(())
     }
 
-    fn publish(&self) {
-        let deployments = self.names.read().unwrap_or_else(PoisonError::into_inner).len();
-        self.cell.publish(Arc::new(CatalogStatus { deployments, names: self.names.clone() }));
+    fn names(&self) -> RwLockReadGuard<'_, Names> {
+        read(&self.names)
     }
 
-    fn free(&self, name: &str) {
-        self.names.write().unwrap_or_else(PoisonError::into_inner).remove(name);
+    fn with_names<T>(&mut self, change: impl FnOnce(&mut Names, &mut Aliases) -> T) -> T {
+        let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
+        change(&mut names, &mut self.aliases)
+    }
+
+    fn publish(&self) {
+        let (deployments, aliases) = self.names().counts();
+        let (creating, names) = (self.queue.len(), self.names.clone());
+        self.cell.publish(Arc::new(CatalogStatus { deployments, aliases, creating, names }));
+    }
+
+    fn free(&mut self, id: DeploymentId) {
+        self.with_names(|names, _| names.free(id));
         self.publish();
     }
 }
@@ -119,7 +163,7 @@ impl Member for Catalog {
     }
 
     fn busy(&self) -> bool {
-        self.creating > 0
+        self.queue.len() > 0 || self.aliases.under_way() > 0
     }
 }
 
@@ -157,12 +201,16 @@ impl Catalog {
                 None => tracing::debug!(deployment_id = %dep.id, "idempotency key taken"),
             }
         }
-        let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
-        if names.contains_key(&dep.name) {
-            self.keys.abandon(create.key.as_ref().map(|(key, _)| key.as_str()));
-            return Err(Error::new(ErrorClass::Conflict, format!("the name \"{}\" is taken", dep.name)));
+        let mut free = self.names().is_free(&dep.name);
+        if free.is_ok() && self.aliases.is_busy(&dep.name) {
+            let what = format!("the name \"{}\" is being taken by an alias", dep.name);
+            free = Err(Error::new(ErrorClass::Conflict, what));
         }
-        names.insert(dep.name.clone(), dep.id);
+        if let Err(taken) = free {
+            self.keys.abandon(create.key.as_ref().map(|(key, _)| key.as_str()));
+            return Err(taken);
+        }
+        self.with_names(|names, _| names.take(&dep.name, dep.id));
         Ok(None)
     }
 
@@ -186,32 +234,61 @@ fn first_lines(dep: &Deployment, origin: Origin) -> Vec<Line> {
 }
 
 impl Handler<Create> for Catalog {
-    type Result = ResponseActFuture<Self, Result<Created, Error>>;
+    type Result = ResponseFuture<Result<Created, Error>>;
 
-    fn handle(&mut self, create: Create, _: &mut Context<Self>) -> Self::Result {
-        if self.creating >= CREATING_MAX {
-            return Box::pin(async { Err(Error::overloaded()) }.into_actor(self));
+    fn handle(&mut self, create: Create, ctx: &mut Context<Self>) -> Self::Result {
+        if self.queue.is_full() {
+            return Box::pin(async { Err(Error::overloaded()) });
         }
         match self.take(&create) {
-            Ok(None) => self.publish(),
-            Ok(Some(before)) => return Box::pin(async move { Ok(before) }.into_actor(self)),
-            Err(error) => return Box::pin(async move { Err(error) }.into_actor(self)),
+            Ok(None) => {}
+            Ok(Some(before)) => return Box::pin(async move { Ok(before) }),
+            Err(error) => return Box::pin(async move { Err(error) }),
         }
         let Create { deployment: dep, key, origin } = create;
         let used = key.map(|(key, body)| UsedKey { key, body, deployment: dep.id, at: dep.created_at });
-        let writes = self.first_writes(&dep, used.as_ref());
-        let commit = self.system.journal.commit(writes, first_lines(&dep, origin));
-        self.creating += 1;
-        let created = commit.into_actor(self).map(move |result, catalog: &mut Self, _| {
-            let _turn = catalog.cell.future_turn("future: a new deployment is committed");
-            catalog.creating -= 1;
-            catalog.created(&dep, used, result)
-        });
-        Box::pin(created)
+        let (answer, created) = oneshot::channel();
+        self.queue.push(Waiting { dep, used, origin, answer });
+        self.create_next(ctx);
+        self.publish();
+        Box::pin(async move { created.await.unwrap_or_else(|_| Err(Error::restarting())) })
     }
 }
 
 impl Catalog {
+    /// Gives the store as many of those that wait as it may have at a time.
+    fn create_next(&mut self, ctx: &mut Context<Self>) {
+        while let Some(next) = self.queue.next() {
+            let writes = self.first_writes(&next.dep, next.used.as_ref());
+            let lines = first_lines(&next.dep, next.origin.clone());
+            let commit = self.system.journal.commit(writes, lines).into_actor(self);
+            ctx.spawn(commit.map(move |result, catalog: &mut Self, ctx| {
+                let _turn = catalog.cell.future_turn("future: a new deployment is committed");
+                catalog.committed(next, result, ctx);
+            }));
+        }
+    }
+
+    fn committed(&mut self, made: Waiting, result: Result<(), StoreError>, ctx: &mut Context<Self>) {
+        if result == Err(StoreError::Overloaded) {
+            if self.queue.again(made) {
+                ctx.run_later(OVERLOADED_PAUSE, |catalog, ctx| {
+                    let _turn =
+                        catalog.cell.timer_turn("timer: new deployments are offered to the store again");
+                    catalog.queue.resume();
+                    catalog.create_next(ctx);
+                });
+            }
+            return;
+        }
+        self.queue.done();
+        let created = self.created(&made.dep, made.used, result);
+        // A caller who has gone away finds it by name.
+        let _ = made.answer.send(created);
+        self.create_next(ctx);
+        self.publish();
+    }
+
     fn created(
         &mut self,
         dep: &Deployment,
@@ -229,7 +306,7 @@ impl Catalog {
             }
             Err(error) => {
                 self.keys.abandon(used.as_ref().map(|used| used.key.as_str()));
-                self.free(&dep.name);
+                self.free(dep.id);
                 Err(store_error(error))
             }
         }
@@ -245,8 +322,7 @@ impl Handler<Gone> for Catalog {
     type Result = ();
 
     fn handle(&mut self, Gone(id): Gone, _: &mut Context<Self>) {
-        self.names.write().unwrap_or_else(PoisonError::into_inner).retain(|_, other| *other != id);
-        self.publish();
+        self.free(id);
         let keys: Vec<Write> = self.keys.forget(id).into_iter().map(Write::DeleteUsedKey).collect();
         if !keys.is_empty() {
             // A key that stays behind if this fails is forgotten after a day.

@@ -15,8 +15,12 @@ use super::traced::Traced;
 use super::tree::{Cell, Life, Ticket, Tree};
 use crate::domain::error::{Error, ErrorClass};
 
-/// How many messages may wait for one actor.
+/// How many messages may wait for one actor. Callers beyond that are refused, or wait for room.
 pub const WAITING_MAX: usize = 4_096;
+
+/// How many messages may wait for one actor when one more is told to it. It is more than callers get: each of many
+/// thousands of deployments may have something to say at the same moment, and nobody would say it again.
+pub const TOLD_MAX: usize = 65_536;
 
 /// How long a caller waits for an answer.
 pub const ASK_TIMEOUT: Duration = Duration::from_secs(10);
@@ -66,9 +70,40 @@ impl<A: Member> Handle<A> {
         M::Result: Send,
         A: Handler<M>,
     {
-        let (cell, addr, ticket) = self.admit(path)?;
+        self.asked(path, message, ASK_TIMEOUT).await
+    }
+
+    /// The same, and where too many wait for the actor, it waits for room first. The answer may take so long in all.
+    ///
+    /// # Errors
+    /// As for [`Handle::ask`], `Overloaded` when there was no room in time.
+    ///
+    /// # Cancel safety
+    /// Dropping the future does not take the message back once it is sent.
+    pub async fn ask_in_turn<M>(&self, path: &str, message: M, patience: Duration) -> Result<M::Result, Error>
+    where
+        M: Message + Traced + Send + 'static,
+        M::Result: Send,
+        A: Handler<M>,
+    {
+        let began = self.tree.clock().now();
+        if let Some(cell) = self.tree.cell(path) {
+            let room = tokio::time::timeout(patience, cell.room(WAITING_MAX));
+            room.await.map_err(|_| Error::overloaded())?;
+        }
+        let left = patience.saturating_sub(self.tree.clock().now().since(began));
+        self.asked(path, message, left).await
+    }
+
+    async fn asked<M>(&self, path: &str, message: M, patience: Duration) -> Result<M::Result, Error>
+    where
+        M: Message + Traced + Send + 'static,
+        M::Result: Send,
+        A: Handler<M>,
+    {
+        let (cell, addr, ticket) = self.admit(path, WAITING_MAX)?;
         let answer = letter::ask(&addr, &cell, Some(ticket), message)?;
-        match tokio::time::timeout(ASK_TIMEOUT, answer).await {
+        match tokio::time::timeout(patience, answer).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(_)) => Err(Error::restarting()),
             Err(_) => {
@@ -106,19 +141,19 @@ impl<A: Member> Handle<A> {
         A: Handler<M>,
     {
         let told = self
-            .admit(path)
+            .admit(path, TOLD_MAX)
             .and_then(|(cell, addr, ticket)| letter::tell(&addr, &cell, Some(ticket), message));
         if let Err(error) = told {
             tracing::debug!(path, %error, "message not delivered");
         }
     }
 
-    fn admit(&self, path: &str) -> Result<(Arc<Cell>, Addr<A>, Ticket), Error> {
+    fn admit(&self, path: &str, most: usize) -> Result<(Arc<Cell>, Addr<A>, Ticket), Error> {
         let cell = self
             .tree
             .cell(path)
             .ok_or_else(|| Error::new(ErrorClass::NotFound, "there is no such part of the control plane"))?;
-        if cell.waiting() >= WAITING_MAX {
+        if cell.waiting() >= most {
             return Err(Error::overloaded());
         }
         match (cell.door(), cell.life()) {

@@ -8,6 +8,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::sync::{Semaphore, watch};
 
 use self::ledger::{Entry, Ledger};
@@ -24,6 +25,9 @@ pub use self::read::{Filter, Page};
 
 /// How many may follow the journal at a time.
 pub const FOLLOWERS_MAX: usize = 64;
+/// How many commits the store is given at a time, so that its queue has room for reads and for what others write. The
+/// others wait; there are not more of them than actors, each of which commits one change after the other.
+const COMMITTING_MAX: usize = 512;
 /// How many lines without a change of their own go into one commit.
 const LINES_PER_COMMIT_MAX: usize = 256;
 /// How long a reader waits for lines that are being written.
@@ -47,6 +51,8 @@ struct Shared {
     ledger: Mutex<Ledger>,
     progress: watch::Sender<Progress>,
     followers: Arc<Semaphore>,
+    /// Taken by commits that the store has.
+    committing: Arc<Semaphore>,
 }
 
 impl Journal {
@@ -58,7 +64,9 @@ impl Journal {
         let ledger = Ledger::load(patiently(|| store.journal()).await?);
         let progress = watch::Sender::new(Progress { last: ledger.last(), closed: false });
         let followers = Arc::new(Semaphore::new(FOLLOWERS_MAX));
-        Ok(Self { shared: Arc::new(Shared { store, ledger: Mutex::new(ledger), progress, followers }) })
+        let committing = Arc::new(Semaphore::new(COMMITTING_MAX));
+        let shared = Shared { store, ledger: Mutex::new(ledger), progress, followers, committing };
+        Ok(Self { shared: Arc::new(shared) })
     }
 
     /// Makes a change durable together with the lines that tell of it: all or nothing. With the record of a deployment
@@ -73,7 +81,7 @@ impl Journal {
     ) -> BoxFuture<Result<(), StoreError>> {
         let ticket = self.enter(&writes, lines);
         writes.extend(ticket.writes());
-        let committed = self.shared.store.commit(writes);
+        let committed = self.committed(writes);
         let commit = tokio::spawn(async move {
             let result = committed.await;
             match &result {
@@ -86,6 +94,27 @@ impl Journal {
             let given_up = |_| Err(StoreError::Failed("the commit was given up".to_owned()));
             commit.await.unwrap_or_else(given_up)
         })
+    }
+
+    /// Gives writes to the store in their turn: with thousands of actors that write at once, each waits once, where the
+    /// store would refuse most of them again and again.
+    fn committed(&self, writes: Vec<Write>) -> BoxFuture<Result<(), StoreError>> {
+        let store = self.shared.store.clone();
+        let mut turn = Box::pin(self.shared.committing.clone().acquire_owned());
+        // Looking once takes the place in the queue, so that commits are given in the order of these calls.
+        match turn.as_mut().now_or_never() {
+            Some(turn) => {
+                let committed = store.commit(writes);
+                Box::pin(async move {
+                    let _turn = turn;
+                    committed.await
+                })
+            }
+            None => Box::pin(async move {
+                let _turn = turn.await;
+                store.commit(writes).await
+            }),
+        }
     }
 
     /// Writes lines that tell of nothing durable. Nobody waits for them, and they are lost when the store takes

@@ -7,6 +7,7 @@ use std::time::Duration;
 use nebula_core::ids::{DeploymentId, NodeId};
 
 use super::catalog::{CatalogStatus, Create, Created};
+use super::deployment::change::Changed;
 use super::deployment::machine::Intent;
 use super::deployment::{DeploymentStatus, Want, choose_replica};
 use super::poison::PoisonView;
@@ -16,12 +17,20 @@ use super::session::SessionStatus;
 use super::system::{System, store_error};
 use super::tree::{Cell, Life};
 use super::upkeep::Need;
-use crate::domain::deployment::Deployment;
+use crate::domain::deployment::{Deployment, DeploymentSpec};
 use crate::domain::error::{Error, ErrorClass};
 use crate::domain::event::{Line, Origin};
 use crate::domain::node::{Availability, NodeHealth, NodeStats, Scheduling};
 use crate::ports::{AgentError, ByteStream, ExecOutcome, ExecQuery, LogQuery};
 
+mod why;
+
+pub use self::why::Why;
+
+/// How often a change is worked out again when somebody else's came first.
+const CHANGE_TRIES: u32 = 10;
+/// How long the creation of a deployment may take: many at once are made one after the other.
+const CREATE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a read waits for an actor that is just being built.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -84,12 +93,15 @@ impl System {
     /// # Errors
     /// `NotFound`, or `Restarting` while it is being built.
     pub async fn deployment(&self, name: &str) -> Result<Arc<Deployment>, Error> {
+        self.deployment_status(name).await.map(|status| status.deployment.clone())
+    }
+
+    async fn deployment_status(&self, name: &str) -> Result<Arc<DeploymentStatus>, Error> {
         let id = self.find_deployment(name)?;
         let path = super::deployment::path(id);
         self.built(&path).await;
         let cell = self.tree.cell(&path).ok_or_else(|| no_such_deployment(name))?;
-        let status = cell.status::<DeploymentStatus>().ok_or_else(Error::restarting)?;
-        Ok(status.deployment.clone())
+        cell.status::<DeploymentStatus>().ok_or_else(Error::restarting)
     }
 
     /// Waits a moment for an actor that is just being built for the first time.
@@ -129,7 +141,7 @@ impl System {
     /// for another request.
     pub async fn create(&self, create: Create) -> Result<Created, Error> {
         self.admit(Need::Growing)?;
-        self.catalog.ask(super::catalog::PATH, create).await?
+        self.catalog.ask_in_turn(super::catalog::PATH, create, CREATE_TIMEOUT).await?
     }
 
     /// Tells a deployment what is wanted of it.
@@ -146,6 +158,42 @@ impl System {
             ErrorClass::NotFound => no_such_deployment(name),
             _ => error,
         })?
+    }
+
+    /// Changes what is wanted of a deployment. `wanted` works it out from what is wanted now, and again when that has
+    /// changed meanwhile.
+    ///
+    /// # Errors
+    /// Those of `wanted`; `NotFound` also for a node that it names anew; `Conflict` when the deployment is being deleted
+    /// or is changed by others all the time.
+    pub async fn change(
+        &self,
+        name: &str,
+        wanted: impl Fn(&DeploymentSpec) -> Result<DeploymentSpec, Error>,
+        origin: Origin,
+    ) -> Result<Deployment, Error> {
+        let dep = self.deployment(name).await?;
+        let path = super::deployment::path(dep.id);
+        let mut seen = Box::new(dep.spec.clone());
+        for _ in 0..CHANGE_TRIES {
+            let wanted = Box::new(wanted(&seen)?);
+            if let Some(node) = wanted.node.as_ref().filter(|node| seen.node.as_ref() != Some(node)) {
+                self.node(node).await?;
+            }
+            self.admit(Need::Keeping)?;
+            let change = super::deployment::change::Change { seen, wanted, origin: origin.clone() };
+            let answer = self.deployments.ask(&path, change).await;
+            let changed = answer.map_err(|error| match error.class {
+                ErrorClass::NotFound => no_such_deployment(name),
+                _ => error,
+            })??;
+            match changed {
+                Changed::Done(dep) => return Ok(*dep),
+                Changed::Overtaken(present) => seen = present,
+            }
+        }
+        let why = format!("deployment \"{name}\" is being changed by others all the time, try again");
+        Err(Error::new(ErrorClass::Conflict, why))
     }
 
     /// Writes down what an operator is about to do where no record changes with it.
@@ -221,10 +269,12 @@ impl System {
     /// # Errors
     /// `NotFound`, or `Conflict` when several share the name.
     pub async fn node(&self, name: &str) -> Result<NodePicture, Error> {
-        let nodes = self.nodes().await?;
-        if let Some(node) = nodes.iter().find(|picture| picture.update.node.id.as_str() == name) {
-            return Ok(node.clone());
+        if let Ok(id) = name.parse::<NodeId>()
+            && let Ok((update, heard_ago)) = self.node_by_id(&id).await
+        {
+            return Ok(self.picture(update, heard_ago));
         }
+        let nodes = self.nodes().await?;
         let mut named: Vec<NodePicture> = nodes.into_iter().filter(|p| p.update.node.name == name).collect();
         match (named.pop(), named.as_slice()) {
             (None, _) => Err(Error::new(ErrorClass::NotFound, format!("there is no node \"{name}\""))),
@@ -237,7 +287,7 @@ impl System {
         }
     }
 
-    /// Changes where replicas may go.
+    /// Changes where replicas may go. That ends a drain of the node.
     ///
     /// # Errors
     /// `NotFound`, or `Conflict` when several nodes share the name.
@@ -248,6 +298,7 @@ impl System {
         origin: Origin,
     ) -> Result<NodePicture, Error> {
         let id = self.node(name).await?.update.node.id;
+        self.end_drain(&id, scheduling).await?;
         self.registry.ask(super::registry::PATH, Change::Schedule(id.clone(), scheduling, origin)).await??;
         self.node(id.as_str()).await
     }
@@ -269,14 +320,20 @@ impl System {
         self.registry.ask(super::registry::PATH, Change::Forget(id, origin)).await?.map(drop)
     }
 
-    /// What runs on each node: deployment and replica.
+    /// What runs on these nodes: deployment and replica. Each deployment is looked at once.
     #[must_use]
-    pub fn replicas_by_node(&self) -> BTreeMap<NodeId, Vec<(Arc<Deployment>, usize)>> {
-        let mut by_node: BTreeMap<NodeId, Vec<(Arc<Deployment>, usize)>> = BTreeMap::new();
-        for dep in self.deployments(None, usize::MAX) {
-            for (at, replica) in dep.replicas.iter().enumerate() {
-                if let Some(place) = &replica.placement {
-                    by_node.entry(place.node_id.clone()).or_default().push((dep.clone(), at));
+    pub fn replicas_on<'a>(
+        &self,
+        nodes: impl IntoIterator<Item = &'a NodeId>,
+    ) -> BTreeMap<&'a NodeId, Vec<(Arc<Deployment>, usize)>> {
+        let mut by_node: BTreeMap<&NodeId, Vec<_>> =
+            nodes.into_iter().map(|node| (node, Vec::new())).collect();
+        for cell in self.tree.children(super::deployment::PARENT, None, usize::MAX) {
+            let Some(status) = cell.status::<DeploymentStatus>() else { continue };
+            for (at, replica) in status.deployment.replicas.iter().enumerate() {
+                let here = replica.placement.as_ref().and_then(|place| by_node.get_mut(&place.node_id));
+                if let Some(here) = here {
+                    here.push((status.deployment.clone(), at));
                 }
             }
         }

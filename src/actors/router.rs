@@ -1,11 +1,11 @@
 //! The router: publishes the table by which the gateway routes.
 //!
-//! * Owns: the routes of all deployments.
-//! * Persists: nothing; a route follows from its deployment's record.
+//! * Owns: the routes of all deployments, and what aliases come to.
+//! * Persists: nothing; routes follow from the records of deployments and aliases.
 //! * Talks to: routes (hands them their endpoints).
 //! * Timers: one, which gathers publications that come together into one table; one, which tries routes again whose
 //!   actor was about to end.
-//! * On crash: makes the routes from the deployments' records; the published table stays until then.
+//! * On crash: makes the routes from the records of deployments and aliases; the published table stays until then.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -23,6 +23,7 @@ use super::route::RouteActor;
 use super::supervisor::{Birth, ChildSpec, DeathWatch, Restart};
 use super::system::{System, patiently, store_error};
 use super::tree::{Cell, Life};
+use crate::domain::alias::Alias;
 use crate::domain::error::Error;
 use crate::domain::route::Route;
 
@@ -40,6 +41,7 @@ const AGAIN: Duration = Duration::from_millis(20);
 #[derive(Debug, Serialize)]
 struct RouterStatus {
     routes: usize,
+    aliases: usize,
     endpoints: usize,
     publications: u64,
 }
@@ -76,7 +78,9 @@ impl Router {
                 Err(error) => tracing::error!(deployment_id = %id, %error, "deployment left out"),
             }
         }
-        let machine = Machine::load(specs, &system.routes.load());
+        let aliases = patiently(|| system.store.aliases()).await.map_err(store_error)?;
+        let mut machine = Machine::load(specs, &system.routes.load());
+        machine.set_aliases(aliases.into_iter().map(Arc::new).collect());
         let router = Self {
             machine,
             system,
@@ -104,7 +108,8 @@ impl Router {
             self.hand_over(route, ctx);
         }
         let (routes, endpoints) = self.machine.counts();
-        self.cell.publish(Arc::new(RouterStatus { routes, endpoints, publications: self.publications }));
+        let (aliases, publications) = (self.machine.alias_count(), self.publications);
+        self.cell.publish(Arc::new(RouterStatus { routes, aliases, endpoints, publications }));
     }
 
     /// Gives a route's actor its endpoints; starts it when it is not there yet.
@@ -193,6 +198,21 @@ impl Handler<Publish> for Router {
 
     fn handle(&mut self, Publish(spec): Publish, ctx: &mut Context<Self>) {
         if self.machine.publish(spec) {
+            self.gather(ctx);
+        }
+    }
+}
+
+/// From the catalog: all aliases as they are now. Repeating it is harmless.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Aliases(pub Vec<Arc<Alias>>);
+
+impl Handler<Aliases> for Router {
+    type Result = ();
+
+    fn handle(&mut self, Aliases(all): Aliases, ctx: &mut Context<Self>) {
+        if self.machine.set_aliases(all) {
             self.gather(ctx);
         }
     }

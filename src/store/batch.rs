@@ -55,7 +55,9 @@ fn purpose(writes: &[Write]) -> Purpose {
         | Write::DeleteCommand(..)
         | Write::DeleteUsedKey(_)
         | Write::DeleteKey(_)
-        | Write::DeleteUsage(_) => true,
+        | Write::DeleteUsage(_)
+        | Write::DeleteAlias(_)
+        | Write::DeleteOperation(_) => true,
         Write::PutCommand(command) => matches!(command.action, Action::Stop | Action::Delete),
         Write::PutNode(_)
         | Write::PutDeployment(_)
@@ -66,7 +68,9 @@ fn purpose(writes: &[Write]) -> Purpose {
         | Write::PutPoison(_)
         | Write::DeletePoison(..)
         | Write::PutKey(_)
-        | Write::PutUsage(_) => false,
+        | Write::PutUsage(_)
+        | Write::PutAlias(_)
+        | Write::PutOperation(_) => false,
     };
     // What an operator does where no record changes with it, such as bringing an actor back.
     let audit = |write: &Write| match write {
@@ -111,6 +115,12 @@ fn batch(writes: Vec<Write>) -> Result<Batch, StoreError> {
             Write::DeleteKey(id) => batch.delete(keys::api_key(id)),
             Write::PutUsage(row) => batch.put(keys::usage(&row.id()), records::usage(&row)?),
             Write::DeleteUsage(id) => batch.delete(keys::usage(&id)),
+            Write::PutAlias(alias) => batch.put(keys::alias(&alias.name), records::alias(&alias)?),
+            Write::DeleteAlias(name) => batch.delete(keys::alias(&name)),
+            Write::PutOperation(operation) => {
+                batch.put(keys::operation(operation.id), records::operation(&operation)?)
+            }
+            Write::DeleteOperation(id) => batch.delete(keys::operation(id)),
         };
     }
     Ok(batch)

@@ -4,12 +4,13 @@
 use std::time::Duration;
 
 use nebula_core::clock::WallTime;
-use nebula_core::ids::{CommandId, DeploymentId, Generation, KeyId, ReplicaId};
+use nebula_core::ids::{CommandId, DeploymentId, Generation, KeyId, OperationId, ReplicaId};
 use nebula_core::token::TokenHash;
 use nebula_store::Record;
 
 use super::records;
 use super::tests::{deployment, key, node, start, usage};
+use crate::domain::alias::{Alias, Target};
 use crate::domain::command::{Action, Command};
 use crate::domain::deployment::{
     Autoscale, Deployment, DeploymentSpec, MemoryHint, OldToken, Policy, Previous, Replica, Strategy,
@@ -17,6 +18,8 @@ use crate::domain::deployment::{
 use crate::domain::event::{JournalEvent, Line, Origin, Subject};
 use crate::domain::idempotency::UsedKey;
 use crate::domain::key::{ApiKey, KeyLimits};
+use crate::domain::node::Scheduling;
+use crate::domain::operation::{Blocked, Operation, OperationState};
 use crate::domain::poison::Poison;
 use crate::domain::route::Balance;
 use crate::domain::usage::{Span, UsageRow};
@@ -178,6 +181,54 @@ fn used_keys_and_messages_set_aside() {
         last_at: WallTime(1_702_400_000_001),
     };
     stays(golden!("poison-1"), records::poison, records::read_poison, &poison);
+}
+
+#[test]
+fn aliases() {
+    let target = |name: &str, weight| Target { deployment: name.to_owned(), weight };
+    let alias = Alias {
+        name: "org/chat".to_owned(),
+        targets: vec![target("old", 9_000), target("new", 1_000)],
+        fallback: Some("spare".to_owned()),
+        created_at: WallTime(1_702_400_000_000),
+        updated_at: WallTime(1_702_400_000_001),
+    };
+    stays(golden!("alias-1"), records::alias, records::read_alias, &alias);
+}
+
+#[test]
+fn operations() {
+    let check =
+        |golden, operation: &Operation| stays(golden, records::operation, records::read_operation, operation);
+    let blocked = |replica| Blocked {
+        deployment: "llama".to_owned(),
+        deployment_id: DeploymentId::from_bytes([1; 16]),
+        replica,
+        why: "waits for 3 requests".to_owned(),
+    };
+    let running = Operation {
+        id: OperationId::from_bytes([4; 16]),
+        node: node().id,
+        node_name: "gpu-1".to_owned(),
+        state: OperationState::Running,
+        makes: Scheduling::Draining,
+        started_at: WallTime(1_702_400_000_000),
+        until: WallTime(1_702_403_600_000),
+        ended_at: None,
+        total: 3,
+        left: 2,
+        blocked: vec![blocked(Some(ReplicaId::from_bytes([2; 16]))), blocked(None)],
+        message: String::new(),
+    };
+    check(golden!("operation-1-running"), &running);
+    let failed = Operation {
+        state: OperationState::Failed,
+        makes: Scheduling::Cordoned,
+        ended_at: Some(WallTime(1_702_403_600_000)),
+        message: "2 replicas are left".to_owned(),
+        ..running
+    };
+    check(golden!("operation-1-failed"), &failed);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Keys: a prefix for each kind of record, fixed-width ids, big-endian numbers, so that a scan is in order.
 //! Prefixes are frozen; one that is retired stays reserved.
 
-use nebula_core::ids::{CommandId, DeploymentId, KeyId, NodeId, ReplicaId};
+use nebula_core::ids::{CommandId, DeploymentId, KeyId, NodeId, OperationId, ReplicaId};
 use nebula_core::token::TokenHash;
 
 use crate::domain::event::Ring;
@@ -31,11 +31,16 @@ pub(super) const POISON: &[u8] = b"x/";
 
 /// API keys, by id.
 pub(super) const API_KEYS: &[u8] = b"k/";
+/// Names that stand for deployments, by name.
+pub(super) const ALIASES: &[u8] = b"l/";
 /// What was used, by block, beginning and the hash of key and model.
 pub(super) const USAGE: &[u8] = b"u/";
 
+/// Operations, by id.
+pub(super) const OPERATIONS: &[u8] = b"o/";
+
 /// Every kind of record with its prefix, as operators see it.
-pub(super) const KINDS: [(&str, &[u8]); 11] = [
+pub(super) const KINDS: [(&str, &[u8]); 13] = [
     ("nodes", NODES),
     ("deployments", DEPLOYMENTS),
     ("replicas", REPLICAS),
@@ -47,6 +52,8 @@ pub(super) const KINDS: [(&str, &[u8]); 11] = [
     ("messages_set_aside", POISON),
     ("api_keys", API_KEYS),
     ("usage", USAGE),
+    ("aliases", ALIASES),
+    ("operations", OPERATIONS),
 ];
 
 /// Ends a node's id inside a key; no id holds it.
@@ -102,6 +109,10 @@ pub(super) fn api_key(id: KeyId) -> Vec<u8> {
     join(&[API_KEYS, id.as_bytes()])
 }
 
+pub(super) fn alias(name: &str) -> Vec<u8> {
+    join(&[ALIASES, name.as_bytes()])
+}
+
 pub(super) fn usage_block(block: &Block) -> Vec<u8> {
     join(&[USAGE, &[block.span.number()], &block.start.0.to_be_bytes()])
 }
@@ -111,6 +122,10 @@ pub(super) fn usage(id: &UsageId) -> Vec<u8> {
     let key = id.key.map_or([0; 16], |key| *key.as_bytes());
     let hash = TokenHash::of_bytes(&join(&[&key, id.model.as_bytes()]));
     join(&[&usage_block(&id.block()), &id.from.0.to_be_bytes(), hash.as_bytes()])
+}
+
+pub(super) fn operation(id: OperationId) -> Vec<u8> {
+    join(&[OPERATIONS, id.as_bytes()])
 }
 
 /// The id in a deployment's key.

@@ -14,19 +14,23 @@ use crate::domain::node::{Capabilities, Gpu, Node, Presence, Scheduling};
 use crate::domain::report::Seen;
 use crate::ports::StoreError;
 
+mod alias;
 mod command;
 mod deployment;
 mod event;
 mod key;
+mod operation;
 mod poison;
 #[cfg(test)]
 mod props;
 mod usage;
 
+pub(super) use self::alias::{alias, read_alias};
 pub(super) use self::command::{command, read_command};
 pub(super) use self::deployment::{deployment, read_deployment};
 pub(super) use self::event::{event, read_event};
 pub(super) use self::key::{api_key, read_api_key};
+pub(super) use self::operation::{operation, read_operation};
 pub(super) use self::poison::{poison, read_poison};
 pub(super) use self::usage::{read_usage, usage};
 
@@ -41,6 +45,8 @@ mod kind {
     pub(super) const POISON: u8 = 9;
     pub(super) const API_KEY: u8 = 10;
     pub(super) const USAGE: u8 = 11;
+    pub(super) const OPERATION: u8 = 12;
+    pub(super) const ALIAS: u8 = 13;
 }
 
 /// The schema in which records are written, unless their file says otherwise.

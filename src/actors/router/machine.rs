@@ -6,16 +6,21 @@ use std::sync::Arc;
 
 use nebula_core::ids::DeploymentId;
 
+use self::aliases::Aliases;
 use crate::actors::deployment::route::{EndpointSpec, RouteSpec};
+use crate::domain::alias::Alias;
 use crate::domain::route::{Access, Endpoint, Route, RouteTable};
+
+mod aliases;
 
 /// The router's state.
 #[derive(Default)]
 pub struct Machine {
     specs: BTreeMap<DeploymentId, RouteSpec>,
-    /// As they stand in the last table; those of `changed` deployments are made anew for the next.
-    routes: BTreeMap<DeploymentId, Arc<Route>>,
+    /// The last table; the routes of `changed` deployments are made anew for the next.
+    table: RouteTable,
     changed: BTreeSet<DeploymentId>,
+    aliases: Aliases,
     endpoints: usize,
 }
 
@@ -28,16 +33,15 @@ pub struct Publication {
 }
 
 impl Machine {
-    /// The router as it starts: with the routes of the stored deployments, and the endpoints of the table that
-    /// is published at the moment. All routes count as changed.
+    /// The router as it starts: with the routes of the stored deployments and the stored aliases, and the endpoints of
+    /// the table that is published at the moment. All routes count as changed.
     #[must_use]
     pub fn load(specs: Vec<RouteSpec>, published: &RouteTable) -> Self {
         let specs: BTreeMap<_, _> = specs.into_iter().map(|spec| (spec.deployment_id, spec)).collect();
-        let routes: BTreeMap<_, _> =
-            published.iter().map(|route| (route.deployment_id, Arc::clone(route))).collect();
-        let changed = specs.keys().chain(routes.keys()).copied().collect();
-        let endpoints = routes.values().map(|route| route.endpoints.len()).sum();
-        Self { specs, routes, changed, endpoints }
+        let before = published.iter().map(|route| route.deployment_id);
+        let changed = specs.keys().copied().chain(before).collect();
+        let endpoints = published.iter().map(|route| route.endpoints.len()).sum();
+        Self { specs, table: published.clone(), changed, aliases: Aliases::of(published), endpoints }
     }
 
     /// A deployment's route is this now. Answers whether that changes anything.
@@ -58,25 +62,45 @@ impl Machine {
         Some(spec.name)
     }
 
-    /// The table of everything that was published, and what has changed since the one before.
+    /// These are all aliases now. Answers whether that changes anything.
+    pub fn set_aliases(&mut self, all: Vec<Arc<Alias>>) -> bool {
+        self.aliases.set(all)
+    }
+
+    /// The table of everything that was published, and what has changed since the one before. The cost grows with what
+    /// has changed, not with what there is.
     pub fn publication(&mut self) -> Publication {
         let mut changed = Vec::with_capacity(self.changed.len());
         for id in std::mem::take(&mut self.changed) {
-            let old = self.routes.remove(&id);
+            let old = self.table.by_id(id).cloned();
             self.endpoints -= old.as_ref().map_or(0, |old| old.endpoints.len());
-            let Some(spec) = self.specs.get(&id) else { continue };
+            self.aliases.touch(old.as_ref().map(|old| old.name.as_str()));
+            let Some(spec) = self.specs.get(&id) else {
+                self.table.remove(id);
+                continue;
+            };
             let new = Arc::new(route(spec, old.as_deref()));
             self.endpoints += new.endpoints.len();
-            self.routes.insert(id, Arc::clone(&new));
+            self.aliases.touch(Some(&new.name));
+            self.table.put(Arc::clone(&new));
             changed.push(new);
         }
-        Publication { table: RouteTable::of(self.routes.values().cloned().collect()), changed }
+        if let Some(routes) = self.aliases.routes(|name| Some(self.table.named(name)?.deployment_id)) {
+            self.table = std::mem::take(&mut self.table).with_aliases(routes);
+        }
+        Publication { table: self.table.clone(), changed }
     }
 
     /// How many routes there are, and how many endpoints the last table had.
     #[must_use]
     pub fn counts(&self) -> (usize, usize) {
         (self.specs.len(), self.endpoints)
+    }
+
+    /// How many aliases there are.
+    #[must_use]
+    pub fn alias_count(&self) -> usize {
+        self.aliases.len()
     }
 }
 
@@ -92,11 +116,13 @@ fn route(spec: &RouteSpec, old: Option<&Route>) -> Route {
         name: spec.name.clone(),
         served_name: spec.served_name.clone(),
         runtime: spec.runtime,
-        access: if spec.public { Access::Public } else { Access::Token(vec![spec.token]) },
+        access: if spec.public { Access::Public } else { Access::Token(spec.tokens.clone()) },
         gateway_token: spec.gateway_token.clone(),
         created_at: spec.created_at,
         balance: spec.balance,
         coming: spec.coming,
+        wakes: spec.wakes,
+        demand: old.map(|old| Arc::clone(&old.demand)).unwrap_or_default(),
         endpoints: spec.endpoints.iter().map(endpoint).collect(),
     }
 }
@@ -110,6 +136,8 @@ fn new_endpoint(spec: &EndpointSpec) -> Endpoint {
     Endpoint::new(spec.replica_id, spec.generation, spec.node_id.clone(), spec.address.clone())
 }
 
+#[cfg(test)]
+mod alias_tests;
 #[cfg(test)]
 mod props;
 #[cfg(test)]
@@ -133,11 +161,12 @@ mod tests {
             served_name: name.to_owned(),
             runtime: RuntimeKind::Sim,
             public: false,
-            token: TokenHash::of("nbtok_x"),
+            tokens: vec![TokenHash::of("nbtok_x")],
             gateway_token: Secret::from_text("nbgw_x"),
             created_at: WallTime(1),
             balance: Default::default(),
             coming: false,
+            wakes: false,
             endpoints: replicas
                 .iter()
                 .map(|id| EndpointSpec {

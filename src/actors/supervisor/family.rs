@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use super::machine::{Effect, Event, Machine};
 use super::spec::{Birth, ChildSpec, Restart, Strategy};
@@ -14,6 +14,10 @@ use crate::actors::letter;
 use crate::actors::tree::{Cell, Life, Tree};
 use crate::domain::error::Error;
 use crate::metrics;
+
+/// How many children of one family are built at a time; the others wait their turn. Building reads the store, which
+/// refuses what comes in thousands.
+const BUILDING_MAX: usize = 64;
 
 /// What became of the first attempt to build a child.
 type First = oneshot::Sender<Result<(), Error>>;
@@ -33,6 +37,8 @@ struct Inner {
     vital: bool,
     tree: Tree,
     state: Mutex<State>,
+    /// Taken by those that are being built.
+    building: Arc<Semaphore>,
 }
 
 struct State {
@@ -63,8 +69,14 @@ impl Family {
             first: BTreeMap::new(),
             inbox: VecDeque::new(),
         };
-        let inner =
-            Inner { path: path.to_owned(), below: below.to_owned(), vital, tree, state: Mutex::new(state) };
+        let inner = Inner {
+            path: path.to_owned(),
+            below: below.to_owned(),
+            vital,
+            tree,
+            state: Mutex::new(state),
+            building: Arc::new(Semaphore::new(BUILDING_MAX)),
+        };
         Self { inner: Arc::new(inner) }
     }
 
@@ -226,7 +238,12 @@ impl Family {
         let (family, id) = (self.clone(), id.to_owned());
         let watch = DeathWatch::of_child(self.clone(), id.clone(), incarnation, cell.clone());
         let birth = Birth { cell: cell.clone(), watch };
-        let built = actix_rt::spawn(async move { (spec.factory)(birth).await });
+        let building = Arc::clone(&self.inner.building);
+        let built = actix_rt::spawn(async move {
+            // It is never closed.
+            let _turn = building.acquire_owned().await;
+            (spec.factory)(birth).await
+        });
         actix_rt::spawn(async move {
             let result = match built.await {
                 Err(_) => Err("building it panicked".to_owned()),

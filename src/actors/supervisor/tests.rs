@@ -6,7 +6,7 @@ use tokio::task::LocalSet;
 use super::machine::{INTENSITY, INTENSITY_WINDOW};
 use super::*;
 use crate::actors::failpoint::Failpoint;
-use crate::actors::handle::{Handle, WAITING_MAX};
+use crate::actors::handle::{ASK_TIMEOUT, Handle, TOLD_MAX, WAITING_MAX};
 use crate::actors::tree::{Kind, Life};
 use crate::domain::error::{Error, ErrorClass};
 
@@ -440,16 +440,15 @@ fn a_caller_that_hangs_up_takes_nothing_back() {
 fn so_many_messages_wait_and_no_more() {
     in_the_actors_world(Strategy::OneForOne, |world| async move {
         world.start("a").await;
-        for _ in 0..2 * WAITING_MAX {
+        for _ in 0..TOLD_MAX + WAITING_MAX {
             world.handle.tell("/counters/a", Do::Count);
         }
-        assert_eq!(world.cell("a").waiting(), WAITING_MAX);
+        assert_eq!(world.cell("a").waiting(), TOLD_MAX, "none beyond that is kept");
         let refused = world.ask("a", Do::Count).await.expect_err("too many wait");
         assert_eq!(refused.class, ErrorClass::Overloaded);
-        while world.cell("a").waiting() > 0 {
-            tokio::task::yield_now().await;
-        }
-        assert_eq!(world.ask("a", Do::Count).await, Ok(WAITING_MAX as u32 + 1));
+        let in_turn = world.handle.ask_in_turn("/counters/a", Do::Count, ASK_TIMEOUT);
+        assert_eq!(in_turn.await, Ok(TOLD_MAX as u32 + 1), "whoever waits for room is heard");
+        assert_eq!(world.ask("a", Do::Count).await, Ok(TOLD_MAX as u32 + 2));
         // What waits for one that falls does not count against the next.
         world.cell("a").set_failpoint(Failpoint::panic(Kind::Message));
         (0..100).for_each(|_| world.handle.tell("/counters/a", Do::Count));

@@ -206,6 +206,18 @@ impl Cell {
         self.mailbox.load().waiting()
     }
 
+    /// Waits until fewer than so many messages wait for the actor. Those who wait go on in their order.
+    pub(crate) async fn room(&self, most: usize) {
+        loop {
+            let mailbox = self.mailbox.load_full();
+            if mailbox.waiting() < most {
+                return;
+            }
+            // One that is taken meanwhile is remembered.
+            mailbox.taken().await;
+        }
+    }
+
     pub(crate) fn count_message(&self) {
         self.messages.fetch_add(1, Ordering::AcqRel);
     }
@@ -278,6 +290,14 @@ impl Cell {
     /// Replaces the published status.
     pub(crate) fn publish(&self, status: Arc<dyn Status>) {
         self.status.send_replace(Some(status));
+    }
+
+    /// The same without waking those who follow it: for what changes often and matters to whoever looks only.
+    pub(crate) fn publish_quietly(&self, status: Arc<dyn Status>) {
+        self.status.send_if_modified(|published| {
+            *published = Some(status);
+            false
+        });
     }
 
     /// The published status, if it is of this type.

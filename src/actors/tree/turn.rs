@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use nebula_core::clock::{Clock, Tick, WallTime};
+use tokio::sync::Notify;
 
 use super::cell::Cell;
 use crate::actors::traced::Subject;
@@ -52,11 +53,18 @@ pub(super) struct Mailbox {
     waiting: AtomicUsize,
     /// When one was taken last, or began to wait where none had.
     moved: AtomicU64,
+    /// Told whenever one is taken, for those who wait for room.
+    room: Notify,
 }
 
 impl Mailbox {
     pub(super) fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Acquire)
+    }
+
+    /// Waits until a message has been taken since this was called last, by anybody.
+    pub(super) async fn taken(&self) {
+        self.room.notified().await;
     }
 
     pub(super) fn moved(&self) -> Tick {
@@ -84,6 +92,7 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         self.mailbox.waiting.fetch_sub(1, Ordering::AcqRel);
         self.mailbox.moved.store(self.clock.now().0, Ordering::Release);
+        self.mailbox.room.notify_one();
     }
 }
 

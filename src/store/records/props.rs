@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use nebula_core::ids::{CommandId, KeyId};
+use nebula_core::ids::{CommandId, KeyId, OperationId};
 use nebula_core::token::{Secret, TokenHash};
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -11,11 +11,13 @@ use proptest::sample::select;
 
 use super::deployment::DESIRES;
 use super::*;
+use crate::domain::alias::{Alias, Target};
 use crate::domain::command::{Action, Command, StartSpec};
 use crate::domain::deployment;
 use crate::domain::deployment::{CpuNeed, Deployment, DeploymentSpec, GpuNeed, LostAfter};
 use crate::domain::event::{JournalEvent, Line, Origin, Subject};
 use crate::domain::key::{ApiKey, Budget, KeyLimits, KeySecret, Period};
+use crate::domain::operation::{Blocked, Operation, OperationState};
 use crate::domain::poison::Poison;
 use crate::domain::route::Balance;
 use crate::domain::usage::{Span, Sums, UsageRow};
@@ -240,6 +242,32 @@ prop_compose! {
     }
 }
 
+prop_compose! {
+    fn any_alias()(name in text(), targets in vec((text(), any::<u32>()), 0..4), fallback in option::of(text()),
+                   created_at in wall(), updated_at in wall()) -> Alias {
+        let target = |(deployment, weight)| Target { deployment, weight };
+        Alias { name, targets: targets.into_iter().map(target).collect(), fallback, created_at, updated_at }
+    }
+}
+
+prop_compose! {
+    fn any_blocked()(deployment in text(), deployment_id in deployment_id(), replica in option::of(replica_id()),
+                     why in text()) -> Blocked {
+        Blocked { deployment, deployment_id, replica, why }
+    }
+}
+
+prop_compose! {
+    fn any_operation()(id: [u8; 16], node in node_id(), names in (text(), text()),
+                       state in select(&OperationState::ALL[..]), makes in select(&Scheduling::ALL[..]),
+                       started_at in wall(), until in wall(), ended_at in option::of(wall()),
+                       total: u32, left: u32, blocked in vec(any_blocked(), 0..3)) -> Operation {
+        let (node_name, message) = names;
+        Operation { id: OperationId::from_bytes(id), node, node_name, state, makes, started_at, until, ended_at,
+                    total, left, blocked, message }
+    }
+}
+
 /// Reads the record as each of the nouns.
 fn read_all(record: &Record) -> Vec<Result<(), StoreError>> {
     vec![
@@ -252,6 +280,8 @@ fn read_all(record: &Record) -> Vec<Result<(), StoreError>> {
         read_poison(record).map(drop),
         read_api_key(record).map(drop),
         read_usage(record).map(drop),
+        read_alias(record).map(drop),
+        read_operation(record).map(drop),
     ]
 }
 
@@ -271,27 +301,33 @@ proptest! {
     }
 
     #[test]
-    fn keys_and_usage_come_back_from_their_records(a_key in any_key(), a_row in any_usage()) {
+    fn keys_usage_aliases_and_operations_come_back_from_their_records(
+        a_key in any_key(), a_row in any_usage(), an_alias in any_alias(), an_operation in any_operation(),
+    ) {
+        prop_assert_eq!(operation(&an_operation).and_then(|record| read_operation(&record)), Ok(an_operation));
+        prop_assert_eq!(alias(&an_alias).and_then(|record| read_alias(&record)), Ok(an_alias));
         prop_assert_eq!(api_key(&a_key).and_then(|record| read_api_key(&record)), Ok(a_key));
         prop_assert_eq!(usage(&a_row).and_then(|record| read_usage(&record)), Ok(a_row));
     }
 
     #[test]
-    fn no_bytes_make_reading_panic(kind in 0_u8..12, schema in 0_u16..4, payload in vec(any::<u8>(), 0..400)) {
+    fn no_bytes_make_reading_panic(kind in 0_u8..14, schema in 0_u16..4, payload in vec(any::<u8>(), 0..400)) {
         let read = read_all(&Record { kind, schema, payload });
         prop_assert!(read.iter().filter(|result| result.is_ok()).count() <= 1, "a record is of one kind");
     }
 
     #[test]
     fn a_record_that_was_cut_or_changed_does_not_make_reading_panic(
-        (a_node, a_command, an_event, a_key, a_row) in
-            (any_node(), any_command(), any_event(), any_key(), any_usage()),
-        which in 0_usize..5,
+        (a_node, a_command, an_event, a_key, a_row, an_alias, an_operation) in
+            (any_node(), any_command(), any_event(), any_key(), any_usage(), any_alias(), any_operation()),
+        which in 0_usize..7,
         cut in any::<prop::sample::Index>(),
         flips in vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
     ) {
-        let written =
-            [node(&a_node), command(&a_command), event(&an_event), api_key(&a_key), usage(&a_row)];
+        let written = [
+            node(&a_node), command(&a_command), event(&an_event), api_key(&a_key), usage(&a_row), alias(&an_alias),
+            operation(&an_operation),
+        ];
         let record = written[which].clone().expect("small enough");
         let mut payload = record.payload.clone();
         for (at, bits) in flips {

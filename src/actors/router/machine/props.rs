@@ -48,11 +48,12 @@ fn spec(d: u8, replicas: u8, generation: u64) -> RouteSpec {
         served_name: format!("d{d}"),
         runtime: RuntimeKind::Sim,
         public: false,
-        token: TokenHash::of(&format!("nbtok_{d}")),
+        tokens: vec![TokenHash::of(&format!("nbtok_{d}"))],
         gateway_token: Secret::from_text("nbgw_x"),
         created_at: WallTime(1),
         balance: Default::default(),
         coming: false,
+        wakes: false,
         endpoints: (0..replicas).map(endpoint).collect(),
     }
 }

@@ -28,11 +28,12 @@ fn spec(n: u8, name: &str, endpoints: Vec<EndpointSpec>) -> RouteSpec {
         served_name: name.to_owned(),
         runtime: RuntimeKind::Sim,
         public: false,
-        token: TokenHash::of("nbtok_x"),
+        tokens: vec![TokenHash::of("nbtok_x")],
         gateway_token: Secret::from_text("nbgw_x"),
         created_at: WallTime(u64::from(n)),
         balance: Default::default(),
         coming: false,
+        wakes: false,
         endpoints,
     }
 }
