@@ -78,7 +78,8 @@ fn usage(number: u32) -> Usage {
         problem: String::new(),
     };
     let models = (0..4).map(|model| format!("hf://org/model-{}", (number + model) % 50)).collect();
-    Usage { gpus: (0..GPUS).map(gpu).collect(), disk_free_bytes: Some(500 * GIB), models }
+    let gpus = (0..GPUS).map(gpu).collect();
+    Usage { gpus, disk_free_bytes: Some(500 * GIB), models, ..Usage::default() }
 }
 
 fn fleet(size: u32) -> Machine {
@@ -141,7 +142,7 @@ fn request(case: &Case, deployment: DeploymentId, number: u32) -> Request {
     });
     let deployment = if case.one { deployment } else { DeploymentId::random() };
     let need = Arc::new(Need::of(&(case.spec)(number), hint.as_ref()));
-    Request { deployment, replica: ReplicaId::random(), need }
+    Request { deployment, replica: ReplicaId::random(), need, going: Vec::new() }
 }
 
 /// Half of every node's GPUs are taken: by replicas of many deployments, or of the one.
@@ -198,7 +199,8 @@ fn changes_while_many_wait(size: u32) -> f64 {
     for number in 0..WAITING {
         let spec = DeploymentSpec { model: format!("m{number}"), ..plain(16) };
         let need = Arc::new(Need::of(&spec, None));
-        let waits = Request { deployment: DeploymentId::random(), replica: ReplicaId::random(), need };
+        let (deployment, replica) = (DeploymentId::random(), ReplicaId::random());
+        let waits = Request { deployment, replica, need, going: Vec::new() };
         assert!(machine.place(&waits).is_err(), "nothing has 16 GPUs");
     }
     let (clock, mut changes) = (Clock::start(), 0_u32);

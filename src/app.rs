@@ -30,7 +30,7 @@ use crate::domain::route::{GateState, RouteTable};
 use crate::grpc::agent_client::GrpcAgents;
 use crate::grpc::server::GrpcServer;
 use crate::http::api::Api;
-use crate::http::openai::{AllowOrigins, Gateway, Limits, Outcome, OutcomeKind, Outcomes};
+use crate::http::openai::{AllowOrigins, Gateway, Limits, Outcome, OutcomeKind, Outcomes, Wakes};
 use crate::http::server;
 use crate::ports::Store;
 use crate::store::{EmbeddedStore, Options, maintenance};
@@ -110,6 +110,7 @@ impl App {
             },
             origins: AllowOrigins::new(config.cors_allow_origins.clone()),
             outcomes: outcomes(routes, system.route.clone()),
+            wakes: wakes(&system),
         };
         let api = Api {
             system: system.clone(),
@@ -331,6 +332,12 @@ fn outcomes(routes: Arc<ArcSwap<RouteTable>>, actors: Handle<RouteActor>) -> Out
         };
         actors.tell(&crate::actors::route::path(&route.name), Ended(outcome.replica, seen));
     })
+}
+
+/// Wakes deployments that sleep.
+fn wakes(system: &System) -> Wakes {
+    let (wake, progress) = (system.clone(), system.clone());
+    Wakes::to(move |id| wake.wake(id), move |id| progress.progress_of(id))
 }
 
 #[cfg(test)]

@@ -2,58 +2,56 @@
 //!
 //! * Owns: the deployment's record, its replicas and their phases.
 //! * Persists: every change of them, with the journal's lines about it, in one commit.
-//! * Talks to: the scheduler (places), sessions (commands; follows their published status), the router (its route).
-//! * Timers: one, after which waiting replicas ask for a place again.
+//! * Talks to: the scheduler (places, moves), the gateway (its load), sessions (commands; follows their published status), the router (its route).
+//! * Timers: one for what the machine says is due next, and one for looking at the load while that decides the number.
 //! * On crash: loads itself from the store and compares again what is wanted with what nodes report.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{
-    Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseFuture,
-    SpawnHandle, WrapFuture,
+    Actor, ActorContext, AsyncContext, Context, Handler, Message, ResponseFuture, SpawnHandle, WrapFuture,
 };
-use nebula_core::clock::Clock;
+use nebula_core::clock::{Clock, Tick};
 use nebula_core::ids::{CommandId, DeploymentId, Generation, NodeId, ReplicaId};
-use tokio::sync::{Mutex, Semaphore};
+use nebula_core::source::ModelSource;
 
-use self::machine::{Effect, Event, Intent, Machine};
+use self::machine::{Effect, Event, Intent, Machine, Now};
 use super::effects::{Effects, Performer, Replies, Split, perform_all};
 use super::letter::{self, Member, opens_letters};
 use super::reply::ReplyTo;
-use super::scheduler::{Place, Placed};
+use super::scheduler::machine::Hold;
 use super::session::SessionStatus;
 use super::supervisor::{Birth, ChildSpec, DeathWatch, Restart};
 use super::system::{System, patiently, store_error};
 use super::tree::Cell;
 use crate::domain::command::Command;
-use crate::domain::deployment::{Deployment, Replica};
+use crate::domain::deployment::{Deployment, Phase, Replica};
 use crate::domain::error::{Error, ErrorClass};
 use crate::domain::event::{DEPLOYMENT_DELETED, Happening, Line, Origin, Subject};
 use crate::domain::report::NodeFacts;
 use crate::ports::Write;
 
+mod asks;
+pub mod autoscale;
+pub mod change;
+pub(crate) mod hint;
 pub mod machine;
 pub mod route;
 mod status;
 
+pub use self::machine::Next;
 pub use self::status::DeploymentStatus;
 
 /// The supervisor of all deployments.
 pub const PARENT: &str = "/deployments";
 
-/// How long to wait before a command that a session could not take is given to it again.
-const SEND_RETRY: Duration = Duration::from_secs(1);
-
-/// How often it is given.
-const SEND_TRIES: u32 = 60;
-
-/// How many commands of one deployment may wait for their sessions.
-const SENDING_MAX: usize = 1_024;
-
 /// How long to wait before a session that is not open yet is looked for again.
 const SESSION_LOOK: Duration = Duration::from_millis(100);
+
+/// Ticks are whole milliseconds: a timer this late is never early.
+const TIMER_SLACK: Duration = Duration::from_millis(1);
 
 /// A deployment's path.
 #[must_use]
@@ -71,9 +69,11 @@ pub struct DeploymentActor {
     effects: Effects<Effect>,
     replies: Replies<Result<Deployment, Error>>,
     followed: BTreeMap<NodeId, SpawnHandle>,
-    sending: Arc<Semaphore>,
-    /// What concerns one replica is given in its order, however often some of it has to be given again.
-    turns: HashMap<ReplicaId, Arc<Mutex<()>>>,
+    timer: Option<(Tick, SpawnHandle)>,
+    /// The load is to be looked at.
+    looking: bool,
+    /// The model for which a hint was asked.
+    hinted: Option<(String, Option<ModelSource>)>,
     watch: DeathWatch,
 }
 
@@ -91,7 +91,7 @@ impl DeploymentActor {
         let Some(dep) = stored else {
             // It was deleted, and the actor before fell between that and its last words.
             let Birth { mut watch, .. } = birth;
-            system.hold_places(id, Vec::new(), 0);
+            system.hold_places(id, Vec::new());
             system.withdraw_route(id);
             system.deployment_gone(id);
             watch.finishes();
@@ -105,8 +105,9 @@ impl DeploymentActor {
             effects: Effects::new(system.journal.clone()),
             replies: Replies::new(),
             followed: BTreeMap::new(),
-            sending: Arc::new(Semaphore::new(SENDING_MAX)),
-            turns: HashMap::new(),
+            timer: None,
+            looking: false,
+            hinted: None,
             watch: birth.watch,
             system,
         };
@@ -118,13 +119,42 @@ impl DeploymentActor {
     fn hold_places(&self, keeps: impl Fn(&Replica) -> bool) {
         let dep = self.machine.deployment();
         let kept = dep.replicas.iter().filter(|replica| keeps(replica));
-        let places = kept.map(|replica| (replica.id, replica.placement.clone())).collect();
-        self.system.hold_places(self.id, places, dep.spec.cpu.cores);
+        let kept = kept.filter(|replica| replica.placement.is_none() || dep.holds_place(replica));
+        let holds = kept.map(|replica| Hold::of(dep, replica)).collect();
+        self.system.hold_places(self.id, holds);
     }
 
     fn drive(&mut self, event: Event, ctx: &mut Context<Self>) {
-        let effects = self.machine.step(event);
+        let effects = self.machine.step(event, self.now());
+        self.carry_out(effects, ctx);
+    }
+
+    fn carry_out(&mut self, effects: Vec<Effect>, ctx: &mut Context<Self>) {
         perform_all(self, effects, ctx);
+        self.arm(ctx);
+        self.look_at_load(ctx);
+        self.ask_hint(ctx);
+    }
+
+    fn now(&self) -> Now {
+        Now { tick: self.clock.now(), wall: self.clock.wall() }
+    }
+
+    /// Keeps one timer for what is due next. One that is early does no harm.
+    fn arm(&mut self, ctx: &mut Context<Self>) {
+        let Some(next) = self.machine.next_timer() else { return };
+        if self.timer.as_ref().is_some_and(|(at, _)| *at <= next) {
+            return;
+        }
+        if let Some((_, old)) = self.timer.take() {
+            ctx.cancel_future(old);
+        }
+        let handle = ctx.run_later(next.since(self.clock.now()) + TIMER_SLACK, |actor, ctx| {
+            let _turn = actor.cell.timer_turn("timer: a deadline");
+            actor.timer = None;
+            actor.drive(Event::Timer, ctx);
+        });
+        self.timer = Some((next, handle));
     }
 
     /// Adds lines of the journal to the next commit. The last one belongs to the audit: it stays.
@@ -152,56 +182,6 @@ impl DeploymentActor {
             let line = Line::of_audit(origin, kind, message, self.clock.wall());
             self.effects.note([line.to_deployment(self.id)]);
         }
-    }
-
-    fn seek_place(&mut self, id: ReplicaId, generation: Generation, ctx: &mut Context<Self>) {
-        let request = super::scheduler::request(self.machine.deployment(), id);
-        let scheduler = self.system.scheduler.clone();
-        let answer = async move { scheduler.ask(super::scheduler::PATH, Place(request)).await };
-        ctx.spawn(answer.into_actor(self).map(move |answer, actor: &mut Self, ctx| {
-            let _turn = actor.cell.future_turn("future: a place");
-            let event = match answer {
-                Ok(Placed::On(placement)) => Event::Placed(id, generation, placement),
-                Ok(Placed::Nowhere(why)) => Event::Unplaceable(id, generation, why),
-                Err(error) => Event::Unplaceable(id, generation, error.message),
-            };
-            actor.drive(event, ctx);
-        }));
-    }
-
-    /// Gives a command to a node's session until it is durable there or the node is forgotten, for a minute at most:
-    /// after that the next report shows what is still missing. It goes on when the actor ends: the last thing that a deployment says must be heard.
-    fn send(&mut self, command: Command) {
-        let Ok(permit) = self.sending.clone().try_acquire_owned() else {
-            tracing::error!(deployment_id = %self.id, command_id = %command.id, "too many commands wait for sessions");
-            return;
-        };
-        let sessions = self.system.sessions.clone();
-        let path = super::session::path(&command.node_id);
-        self.turns.retain(|_, turn| Arc::strong_count(turn) > 1);
-        let turn = Arc::clone(self.turns.entry(command.replica_id).or_default());
-        let sent = async move {
-            let _permit = permit;
-            let _turn = turn.lock().await;
-            for attempt in 0..SEND_TRIES {
-                match sessions.ask(&path, super::session::Enqueue(command.clone())).await {
-                    Ok(Ok(())) => return,
-                    Err(error) if error.class == ErrorClass::NotFound => return,
-                    Err(error) if error.class == ErrorClass::Unprocessable => {
-                        tracing::error!(path, command_id = %command.id, %error, "command is not given");
-                        return;
-                    }
-                    Ok(Err(error)) | Err(error) => {
-                        // Once is enough: with thousands of deployments the tries would fill the log.
-                        if attempt == 0 {
-                            tracing::warn!(path, command_id = %command.id, %error, "command waits for its session");
-                        }
-                        tokio::time::sleep(SEND_RETRY).await;
-                    }
-                }
-            }
-        };
-        actix_rt::spawn(sent);
     }
 
     /// Follows what a node's session publishes, over the session's restarts.
@@ -259,7 +239,7 @@ impl Actor for DeploymentActor {
 
     fn started(&mut self, ctx: &mut Context<Self>) {
         self.hold_places(|replica| replica.placement.is_some());
-        self.drive(Event::Started(self.clock.wall()), ctx);
+        self.drive(Event::Started, ctx);
     }
 }
 
@@ -318,7 +298,7 @@ impl Performer for DeploymentActor {
                     drain,
                     created_at: self.clock.wall(),
                 };
-                self.send(command);
+                self.system.send(command);
             }
             Effect::Watch(node) => self.follow(node, ctx),
             Effect::Unwatch(node) => {
@@ -328,12 +308,8 @@ impl Performer for DeploymentActor {
             }
             Effect::Publish(spec) => self.system.publish_route(*spec),
             Effect::Withdraw => self.system.withdraw_route(self.id),
-            Effect::RetryAfter(wait) => {
-                ctx.run_later(wait, |actor, ctx| {
-                    let _turn = actor.cell.timer_turn("timer: places are asked for again");
-                    actor.drive(Event::RetryPlacement, ctx);
-                });
-            }
+            Effect::Hold => self.hold_places(|_| true),
+            Effect::AskMove(node) => self.ask_move(node, ctx),
             Effect::Finished => {
                 self.system.deployment_gone(self.id);
                 self.watch.finishes();
@@ -343,7 +319,8 @@ impl Performer for DeploymentActor {
     }
 
     fn settled(&mut self) {
-        self.cell.publish(Arc::new(DeploymentStatus::of(self.machine.deployment())));
+        let next = self.machine.next(self.now());
+        self.cell.publish(Arc::new(DeploymentStatus::of(self.machine.deployment(), next)));
     }
 }
 
@@ -366,10 +343,10 @@ impl Handler<Want> for DeploymentActor {
             Ok(open) => open,
             Err(error) => return Box::pin(async move { Err(error) }),
         };
-        let now = self.clock.wall();
-        let effects = self.machine.step(Event::Intent(reply, intent.clone(), now));
+        let now = self.now();
+        let effects = self.machine.step(Event::Intent(reply, intent.clone()), now);
         self.audit(&effects, reply, &intent, origin);
-        perform_all(self, effects, ctx);
+        self.carry_out(effects, ctx);
         Box::pin(async move { answer.await.unwrap_or_else(|_| Err(Error::restarting())) })
     }
 }
@@ -400,6 +377,8 @@ impl Handler<Rejected> for DeploymentActor {
 pub enum News {
     /// From the scheduler: there may be a place now.
     Capacity,
+    /// From the gateway: somebody asks, and there is no replica.
+    Demand,
     /// From the registry: a node was forgotten.
     NodeGone(NodeId),
     /// From the router, which has just started: publish your route.
@@ -413,7 +392,8 @@ impl Handler<News> for DeploymentActor {
 
     fn handle(&mut self, news: News, ctx: &mut Context<Self>) {
         match news {
-            News::Capacity => self.drive(Event::RetryPlacement, ctx),
+            News::Capacity => self.drive(Event::Capacity, ctx),
+            News::Demand => self.drive(Event::Demand, ctx),
             News::NodeGone(node) => self.drive(Event::NodeGone(node), ctx),
             News::PublishAgain => {
                 if let Some(spec) = self.machine.published().cloned() {
@@ -440,11 +420,11 @@ impl Handler<Look> for DeploymentActor {
 
 /// Which replica of a deployment an operation is for.
 pub(crate) fn choose_replica(dep: &Deployment, wanted: Option<&str>) -> Result<(ReplicaId, NodeId), Error> {
-    let placed = || dep.replicas.iter().filter_map(|r| Some((r, r.placement.as_ref()?)));
-    let found = match wanted {
-        None => placed().next(),
-        Some(text) => placed().find(|(r, _)| r.id.to_string() == text || r.index.to_string() == text),
-    };
+    let placed = dep.replicas.iter().filter_map(|r| Some((r, r.placement.as_ref()?)));
+    let meant = placed
+        .filter(|(r, _)| wanted.is_none_or(|text| r.id.to_string() == text || r.index.to_string() == text));
+    // Where one takes over from another there are two of one index: the one that answers is meant.
+    let found = meant.min_by_key(|(r, _)| (r.leaving, r.phase != Phase::Running));
     found.map(|(replica, place)| (replica.id, place.node_id.clone())).ok_or_else(|| match wanted {
         Some(text) => Error::new(ErrorClass::NotFound, format!("\"{}\" has no replica \"{text}\"", dep.name)),
         None => Error::new(ErrorClass::Conflict, format!("no replica of \"{}\" has a place yet", dep.name)),

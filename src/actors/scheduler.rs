@@ -86,7 +86,7 @@ impl Scheduler {
         let cell =
             self.system.tree.cell(&super::session::path(node)).filter(|_| self.machine.lacks_usage(node));
         let status = cell.and_then(|cell| cell.status::<SessionStatus>());
-        match status.and_then(|status| status.stats.as_ref().map(Usage::of)) {
+        match status.and_then(|status| status.usage()) {
             Some(usage) => self.machine.usage_changed(node, usage),
             None => BTreeSet::new(),
         }

@@ -73,6 +73,12 @@ impl SessionStatus {
         self.update.as_ref()
     }
 
+    /// What the scheduler needs to know of this node; none before it has reported.
+    pub(crate) fn usage(&self) -> Option<Usage> {
+        let replicas: Vec<ReplicaReport> = self.reported.values().flatten().cloned().collect();
+        Some(Usage::of(self.stats.as_ref()?, &replicas))
+    }
+
     /// What a deployment needs to know of this node.
     #[must_use]
     pub fn facts_for(&self, deployment: DeploymentId) -> Option<NodeFacts> {
@@ -143,7 +149,7 @@ impl Session {
     /// Tells the scheduler what the node uses, when that has changed. It finds the same in the published status.
     fn tell_usage(&mut self) {
         let (_, report) = self.machine.newest_report();
-        let usage = report.and_then(|report| report.stats.as_ref()).map(Usage::of);
+        let usage = report.and_then(|report| Some(Usage::of(report.stats.as_ref()?, &report.replicas)));
         if let Some(usage) = usage.filter(|usage| self.usage.as_ref() != Some(usage)) {
             self.usage = Some(usage.clone());
             let told = Capacity::Usage(self.node_id.clone(), usage);

@@ -12,6 +12,8 @@ use super::catalog::Catalog;
 use super::caution::Caution;
 use super::deployment::DeploymentActor;
 use super::deployment::route::RouteSpec;
+use super::dispatch::Dispatch;
+use super::drains::Drains;
 use super::handle::Handle;
 use super::journal::Journal;
 use super::keys::Keys;
@@ -19,16 +21,17 @@ use super::registry::Registry;
 use super::registry::machine::{NodeUpdate, Timing};
 use super::route::RouteActor;
 use super::router::Router;
+use super::scheduler::machine::Hold;
 use super::scheduler::{Capacity, Scheduler};
 use super::session::Session;
 use super::supervisor::{ChildSpec, Family, Strategy, Supervisor};
 use super::traced::Traced;
 use super::tree::{Life, Status, Tree};
 use super::usage::Usage;
-use crate::domain::deployment::Placement;
+use crate::domain::alias::Alias;
 use crate::domain::error::{Error, ErrorClass};
 use crate::domain::key::KeyTable;
-use crate::domain::route::RouteTable;
+use crate::domain::route::{Load, RouteTable};
 use crate::domain::usage::Tallies;
 use crate::ports::{AgentApi, Store, StoreError};
 
@@ -83,6 +86,10 @@ pub struct System {
     pub keys_actor: Handle<Keys>,
     /// The usage actor.
     pub usage_actor: Handle<Usage>,
+    /// The drains' actor.
+    pub drains: Handle<Drains>,
+    /// Commands on their way to sessions.
+    pub(crate) dispatch: Arc<Dispatch>,
     /// Who supervises.
     pub supervisors: Supervisors,
 }
@@ -90,7 +97,7 @@ pub struct System {
 /// Who supervises whom.
 #[derive(Clone)]
 pub struct Supervisors {
-    /// The supervisors below, the keys and the usage, each on its own.
+    /// The supervisors below, the keys, the usage and the drains, each on its own.
     pub root: Family,
     /// The registry, the scheduler, the router and the catalog: each derives from those before it.
     pub core: Family,
@@ -196,8 +203,10 @@ impl System {
             route: Handle::new(tree.clone()),
             keys_actor: Handle::new(tree.clone()),
             usage_actor: Handle::new(tree.clone()),
+            drains: Handle::new(tree.clone()),
             keys: Arc::default(),
             usage: Arc::default(),
+            dispatch: Arc::default(),
             tree,
             caution: Arc::new(caution),
             store,
@@ -220,7 +229,13 @@ impl System {
         for child in core {
             system.supervisors.core.start(child).await?;
         }
-        for child in [super::keys::spec(system.clone()), super::usage::spec(system.clone())] {
+        // The drains read what deployments have published.
+        let beside = [
+            super::keys::spec(system.clone()),
+            super::usage::spec(system.clone()),
+            super::drains::spec(system.clone()),
+        ];
+        for child in beside {
             system.supervisors.root.start(child).await?;
         }
         // With its status the router has published its table.
@@ -261,13 +276,8 @@ impl System {
     }
 
     /// Nothing of a deployment stays reserved but for these replicas.
-    pub(crate) fn hold_places(
-        &self,
-        id: DeploymentId,
-        replicas: Vec<(ReplicaId, Option<Placement>)>,
-        cores: u32,
-    ) {
-        self.scheduler.tell(super::scheduler::PATH, Capacity::Holds(id, replicas, cores));
+    pub(crate) fn hold_places(&self, id: DeploymentId, holds: Vec<Hold>) {
+        self.scheduler.tell(super::scheduler::PATH, Capacity::Holds(id, holds));
     }
 
     /// A node was forgotten: whoever had something there looks elsewhere.
@@ -306,8 +316,35 @@ impl System {
         self.router.tell(super::router::PATH, super::router::Publish(spec));
     }
 
+    pub(crate) fn publish_aliases(&self, all: Vec<Arc<Alias>>) {
+        self.router.tell(super::router::PATH, super::router::Aliases(all));
+    }
+
     pub(crate) fn withdraw_route(&self, id: DeploymentId) {
         self.router.tell(super::router::PATH, super::router::Withdraw(id));
+    }
+}
+
+impl System {
+    /// What the gateway has for a deployment right now.
+    #[must_use]
+    pub fn load_of(&self, id: DeploymentId) -> Load {
+        self.routes.load().by_id(id).map(|route| Load::of(route)).unwrap_or_default()
+    }
+
+    /// Somebody asks for a deployment that sleeps. A word that is lost is said again as long as somebody waits.
+    pub fn wake(&self, id: DeploymentId) {
+        self.tell_deployment(id, super::deployment::News::Demand);
+    }
+
+    /// How far a deployment has got that starts, if that is known.
+    #[must_use]
+    pub fn progress_of(&self, id: DeploymentId) -> Option<String> {
+        let cell = self.tree.cell(&super::deployment::path(id))?;
+        let status = cell.status::<super::deployment::DeploymentStatus>()?;
+        let told =
+            status.deployment.replicas.iter().find_map(|replica| replica.progress().map(ToString::to_string));
+        told.filter(|text| !text.is_empty())
     }
 }
 

@@ -1,5 +1,6 @@
 //! Deployments: what the user wants (spec and desired state) beside what is (replicas and their phases).
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use nebula_core::address::HostPort;
@@ -42,7 +43,7 @@ pub struct Deployment {
     pub spec: DeploymentSpec,
     /// What is wanted of the whole.
     pub desired: Desired,
-    /// Grows with each change of the spec and each restart.
+    /// Grows with each change of what runs, each restart and each start.
     pub generation: Generation,
     /// The generation at which what runs was last changed: the version of the spec.
     pub revision: Generation,
@@ -129,10 +130,10 @@ impl Replica {
         Self { seen: Seen::default(), ..self.clone() }
     }
 
-    /// How far its preparation or start has got, as its agent last said.
+    /// How far its preparation, its start or its end has got, as its agent last said.
     #[must_use]
     pub fn progress(&self) -> Option<&Progress> {
-        let comes = matches!(self.phase, Phase::Preparing | Phase::Starting);
+        let comes = matches!(self.phase, Phase::Preparing | Phase::Starting | Phase::Stopping);
         self.seen.progress.as_ref().filter(|_| comes)
     }
 
@@ -253,6 +254,19 @@ impl Deployment {
         }
     }
 
+    /// What the deployment tokens that are valid hash to, the present one first.
+    #[must_use]
+    pub fn tokens(&self) -> Vec<TokenHash> {
+        std::iter::once(self.token).chain(self.old_token.map(|old| old.hash)).collect()
+    }
+
+    /// Whether what the scheduler has reserved for a replica stays so: what was stopped keeps its record on its node and
+    /// nothing else there.
+    #[must_use]
+    pub fn holds_place(&self, replica: &Replica) -> bool {
+        replica.placement.is_some() && replica.phase != Phase::Stopped
+    }
+
     /// The name under which the runtime serves the model: the deployment's, as each runtime is told, but for Ollama,
     /// whose models keep the name under which they were pulled.
     #[must_use]
@@ -299,6 +313,20 @@ impl Deployment {
         }
     }
 
+    /// How many of the copies that are wanted have a replica that runs, of those that `counts` counts.
+    fn running(&self, counts: impl Fn(&Replica) -> bool) -> usize {
+        let staying = self.replicas.iter().filter(|replica| !replica.leaving && counts(replica));
+        let running = staying.filter(|replica| replica.phase == Phase::Running);
+        running.map(|replica| replica.index).collect::<BTreeSet<u32>>().len()
+    }
+
+    /// Whether it is to run without a replica until somebody asks.
+    #[must_use]
+    pub fn sleeps(&self) -> bool {
+        let to_zero = self.spec.autoscale.is_some_and(|scale| scale.min == 0);
+        self.desired == Desired::Running && self.spec.replicas == 0 && to_zero
+    }
+
     /// One line that explains the state, or nothing.
     #[must_use]
     pub fn message(&self) -> String {
@@ -306,15 +334,23 @@ impl Deployment {
         let staying = || self.replicas.iter().filter(|replica| !replica.leaving);
         match state {
             Phase::Running => {
-                let running = staying().filter(|replica| replica.phase == Phase::Running).count();
                 let wanted = self.spec.replicas;
                 let other = staying().find(|r| r.phase != Phase::Running && !r.told().is_empty());
-                match other {
-                    _ if running >= wanted as usize => String::new(),
-                    Some(other) => format!("{running} of {wanted} replicas running; {}", other.told()),
-                    None => format!("{running} of {wanted} replicas running"),
+                let other = other.map(|other| format!("; {}", other.told())).unwrap_or_default();
+                // Where one replica takes over from another there are two, and one is enough.
+                let running = self.running(|_| true);
+                let changed = self.running(|replica| replica.revision == self.revision);
+                match &self.previous {
+                    _ if running < wanted as usize => {
+                        format!("{running} of {wanted} replicas running{other}")
+                    }
+                    Some(_) => {
+                        format!("being changed: {changed} of {wanted} replicas run the new version{other}")
+                    }
+                    None => String::new(),
                 }
             }
+            Phase::Stopped if self.sleeps() => "no replica runs; a request starts one".to_owned(),
             _ => staying().find(|r| r.phase == state).map(Replica::told).unwrap_or_default(),
         }
     }
@@ -382,5 +418,70 @@ mod tests {
             assert!(!is_deployment_name(name), "{name}");
         }
         assert!(is_deployment_name("meta-llama/Llama-3.1-8B"));
+    }
+
+    fn replica(n: u8, index: u32, phase: Phase, revision: u64) -> Replica {
+        Replica {
+            id: ReplicaId::from_bytes([n; 16]),
+            index,
+            generation: Generation(revision),
+            revision: Generation(revision),
+            placement: None,
+            phase,
+            leaving: false,
+            container_id: String::new(),
+            port: 0,
+            message: if phase == Phase::Pending { "no room".to_owned() } else { String::new() },
+            restarts: 0,
+            seen: Seen::default(),
+        }
+    }
+
+    fn deployment(wanted: u32, replicas: Vec<Replica>) -> Deployment {
+        let spec = DeploymentSpec { replicas: wanted, ..DeploymentSpec::plain("m", RuntimeKind::Sim) };
+        let (token, gateway) = (TokenHash::of("nbtok_x"), Secret::from_text("nbgw_x"));
+        Deployment { replicas, ..Deployment::new("m".to_owned(), spec, token, gateway, WallTime(1)) }
+    }
+
+    #[test]
+    fn a_successor_is_not_one_more_and_a_change_says_how_far_it_is() {
+        let run = |n, index, revision| replica(n, index, Phase::Running, revision);
+        let wait = |n, index, revision| replica(n, index, Phase::Pending, revision);
+        let changing = |dep: Deployment| {
+            let previous = Previous { spec: dep.spec.clone(), revision: Generation(1) };
+            Deployment { revision: Generation(2), previous: Some(Box::new(previous)), ..dep }
+        };
+        for (what, dep, message) in [
+            ("all run", deployment(2, vec![run(1, 0, 1), run(2, 1, 1)]), ""),
+            (
+                "one waits",
+                deployment(2, vec![run(1, 0, 1), wait(2, 1, 1)]),
+                "1 of 2 replicas running; no room",
+            ),
+            ("one moves", deployment(1, vec![run(1, 0, 1), wait(2, 0, 1)]), ""),
+            (
+                "both of one index run, the other waits",
+                deployment(2, vec![run(1, 0, 1), run(2, 0, 1), wait(3, 1, 1)]),
+                "1 of 2 replicas running; no room",
+            ),
+            (
+                "a change",
+                changing(deployment(2, vec![run(1, 0, 2), run(2, 1, 1), wait(3, 1, 2)])),
+                "being changed: 1 of 2 replicas run the new version; no room",
+            ),
+        ] {
+            assert_eq!((dep.state(), dep.message().as_str()), (Phase::Running, message), "{what}");
+        }
+    }
+
+    #[test]
+    fn what_runs_is_kept_on_other_terms() {
+        let old =
+            DeploymentSpec { args: vec!["--a".to_owned()], ..DeploymentSpec::plain("m", RuntimeKind::Sim) };
+        let new =
+            DeploymentSpec { public: true, replicas: 7, ..DeploymentSpec::plain("n", RuntimeKind::Vllm) };
+        let kept = old.on_terms_of(&new);
+        assert!(kept.runs_as(&old) && !kept.runs_as(&new));
+        assert_eq!((kept.public, kept.replicas), (true, 7));
     }
 }

@@ -27,6 +27,8 @@ pub struct ReplicaReport {
     pub message: String,
     /// How often the agent started it again.
     pub restarts: u32,
+    /// How the last attempt of one that failed ended; none: nothing had run, or nobody knows.
+    pub exit_code: Option<i32>,
     /// What else the agent saw.
     pub seen: Seen,
 }

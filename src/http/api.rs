@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use crate::actors::system::System;
 use crate::domain::error::{Error, ErrorClass};
 
+mod aliases;
 mod create;
 mod deployments;
 pub mod error;
@@ -21,7 +22,10 @@ mod events;
 mod exec;
 mod keys;
 mod nodes;
+mod openapi;
+mod operations;
 mod origin;
+mod patch;
 mod usage;
 mod view;
 
@@ -58,11 +62,14 @@ pub fn configure(cfg: &mut web::ServiceConfig, api: Api) {
         .wrap(from_fn(in_our_shape))
         .configure(deployments::configure)
         .configure(nodes::configure)
+        .configure(operations::configure)
         .configure(events::configure)
+        .configure(aliases::configure)
         .configure(keys::configure)
         .configure(usage::configure)
         .default_service(web::to(nothing_here));
-    cfg.app_data(web::Data::new(api)).service(scope);
+    // What describes the API needs no token.
+    cfg.app_data(web::Data::new(api)).configure(openapi::configure).service(scope);
 }
 
 async fn nothing_here(request: HttpRequest) -> HttpResponse {

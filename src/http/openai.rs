@@ -2,7 +2,8 @@
 //!
 //! A request is read, its model is found by a scan of the bytes ([`nebula_dialect::scan`], [`form`]), the caller is
 //! let in or not ([`credential`]), and the request goes, in the words of the runtime ([`nebula_dialect::Adapter`]),
-//! to the agent's proxy of the replica that the route picks ([`forward`]), whose answer streams back ([`answer`]).
+//! to the agent's proxy of the replica that the route picks ([`journey`], [`forward`]), whose answer streams back
+//! ([`answer`]).
 //! What it took is written once at the end ([`entry`]). Routes and keys come from tables that are published; no actor
 //! is asked.
 
@@ -14,11 +15,13 @@ mod entry;
 mod form;
 mod forward;
 mod hold;
+mod journey;
 mod models;
 mod outcome;
 pub(super) mod ratelimit;
 mod request_id;
 mod target;
+mod wakes;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -44,11 +47,13 @@ use crate::metrics;
 
 pub use cors::AllowOrigins;
 pub use outcome::{Outcome, OutcomeKind, Outcomes};
+pub use wakes::Wakes;
 
-use credential::Caller;
+use credential::{Caller, Opened};
 use entry::{Entry, Recorded};
-use forward::{Admitted, ReplicaLines, forward};
-use hold::{Hold, Holding};
+use forward::{Admitted, ReplicaLines};
+use hold::Holding;
+use journey::Journey;
 use outcome::RetryBudget;
 use request_id::{REQUEST_ID, RequestId};
 use target::Target;
@@ -76,6 +81,8 @@ pub struct Gateway {
     pub origins: AllowOrigins,
     /// Who hears how replicas do.
     pub outcomes: Outcomes,
+    /// Who wakes deployments that sleep.
+    pub wakes: Wakes,
     /// What the time is.
     pub clock: Clock,
 }
@@ -124,8 +131,7 @@ pub fn configure(config: &mut web::ServiceConfig, gateway: Gateway) {
         usage: Arc::clone(&gateway.usage),
         access: gateway.access.clone(),
     });
-    let (routes, changed) = (Arc::clone(&gateway.routes), gateway.routes_changed.clone());
-    let holding = Holding::new(routes, changed, gateway.limits.hold);
+    let holding = Holding::new(&gateway);
     let worker = Rc::new(Worker {
         gateway,
         prefix: prefix.clone(),
@@ -213,41 +219,18 @@ async fn ask(
     let scan: Scan =
         if surface.takes_form() { form::scan(request.headers(), &body)? } else { scan::scan(&body)? };
     entry.read(body.len(), scan.streams, scan.prompt_estimate);
-    let (route, key) = worker.caller(request).route(&worker.gateway.routes.load(), &scan.model)?;
+    let opened = worker.caller(request).open(&worker.gateway.routes.load(), &scan.model)?;
+    let Opened { route, fallback, sleeper, key } = opened;
     entry.let_in(&route, key.as_ref().map(|key| key.key.id));
     if let Some(key) = key {
         entry.permitted(worker.permit(&key)?);
     }
-    let admitted = Admitted {
-        request: request.clone(),
-        request_id,
-        surface,
-        route,
-        body,
-        scan,
-        facts: Rc::clone(entry.facts()),
-    };
-    match worker.holding.enter(&admitted.route) {
-        None => forward(worker, admitted).await,
-        // Whoever wants a stream hears at once that it is waited, and all that follows within the stream.
-        Some(hold) if admitted.scan.streams => {
-            let (waiting, keepalive) = (Rc::clone(worker), worker.gateway.limits.keepalive);
-            let waits = entry.facts().waits();
-            Ok(hold::held(keepalive, async move {
-                let answer = after(&waiting, hold, admitted).await;
-                waits.over();
-                answer.unwrap_or_else(|error| error.response())
-            }))
-        }
-        Some(hold) => after(worker, hold, admitted).await,
+    if let Some(sleeper) = sleeper {
+        worker.gateway.wakes.wake(&sleeper, &worker.ledger.clock);
     }
-}
-
-/// Waits until something of the deployment can serve, then has the request answered.
-async fn after(worker: &Worker, hold: Hold, mut admitted: Admitted) -> Result<HttpResponse, OpenAiError> {
-    let route = hold.ready().await;
-    admitted.route = route.ok_or_else(|| OpenAiError::NotReady(admitted.route.name.clone()))?;
-    forward(worker, admitted).await
+    let request = request.clone();
+    let admitted = Admitted { request, request_id, surface, body, scan, facts: Rc::clone(entry.facts()) };
+    Journey::new(admitted, route, fallback).end(worker).await
 }
 
 impl Worker {

@@ -10,46 +10,65 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use nebula_core::clock::WallTime;
+use nebula_core::clock::{Tick, WallTime};
 use nebula_core::ids::{Generation, NodeId, ReplicaId};
 
-use self::observe::{clip, observe, phase_line};
+use self::loss::Lost;
+pub use self::next::Next;
+use self::observe::{clip, observe};
+use super::autoscale::Autoscaler;
 use super::route::RouteSpec;
 use crate::actors::reply::ReplyTo;
 use crate::domain::command::{Action, StartSpec};
-use crate::domain::deployment::{Deployment, DeploymentSpec, Desired, Phase, Placement, Replica};
+use crate::domain::deployment::{Deployment, DeploymentSpec, Desired, MemoryHint, Phase, Placement, Replica};
 use crate::domain::error::{Error, ErrorClass};
 use crate::domain::event::Happening;
 use crate::domain::node::Availability;
 use crate::domain::report::NodeFacts;
+use crate::domain::route::Load;
 use crate::ports::Write;
 use nebula_core::token::TokenHash;
 
+mod access;
+#[cfg(test)]
+mod access_tests;
 mod catch_up;
 #[cfg(test)]
 mod catch_up_tests;
 #[cfg(test)]
+mod change_tests;
+#[cfg(test)]
 mod fixtures;
 #[cfg(test)]
 mod intent_tests;
+mod intents;
 #[cfg(test)]
 mod journal_tests;
+mod loss;
+#[cfg(test)]
+mod move_tests;
+mod next;
 #[cfg(test)]
 mod node_tests;
 mod observe;
+mod places;
+#[cfg(test)]
+mod props;
 mod reconcile;
 #[cfg(test)]
 mod reconcile_tests;
+mod records;
+mod rollout;
 #[cfg(test)]
 mod route_tests;
+mod scale;
+#[cfg(test)]
+mod scale_tests;
+mod succession;
 #[cfg(test)]
 mod tests;
-
-/// How long a replica that found no place waits before it asks again; it is also asked when something changes.
-const PLACE_RETRY: Duration = Duration::from_secs(10);
-
-/// A token that was rotated this short before the actor started may not have reached the agents, in milliseconds.
-const ACCESS_DOUBT_MS: u64 = 10 * 60 * 1_000;
+#[cfg(test)]
+mod world;
 
 /// What the user wants changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,7 +84,12 @@ pub enum Intent {
     /// Another spec.
     Change(Box<DeploymentSpec>),
     /// Another deployment token.
-    Rotate(TokenHash),
+    Rotate {
+        /// What it hashes to.
+        token: TokenHash,
+        /// How long the old one is valid beside it.
+        overlap: Duration,
+    },
     /// Remove everything.
     Delete,
 }
@@ -80,7 +104,7 @@ impl Intent {
             Self::Restart => ("deployment.restart", "restart".to_owned()),
             Self::Scale(replicas) => ("deployment.scale", format!("scale to {replicas} replicas")),
             Self::Change(_) => ("deployment.change", "change of its spec".to_owned()),
-            Self::Rotate(_) => ("deployment.rotate-token", "another deployment token".to_owned()),
+            Self::Rotate { .. } => ("deployment.rotate-token", "another deployment token".to_owned()),
             Self::Delete => ("deployment.delete", "delete".to_owned()),
         }
     }
@@ -90,9 +114,9 @@ impl Intent {
 #[derive(Clone, Debug)]
 pub enum Event {
     /// The actor has started, or started again.
-    Started(WallTime),
+    Started,
     /// The user wants something.
-    Intent(ReplyTo, Intent, WallTime),
+    Intent(ReplyTo, Intent),
     /// The scheduler found a place.
     Placed(ReplicaId, Generation, Placement),
     /// The scheduler found none, and says why.
@@ -103,8 +127,27 @@ pub enum Event {
     NodeGone(NodeId),
     /// An agent refuses to start a replica.
     Rejected(ReplicaId, Generation, String),
-    /// A waiting replica may ask for a place again.
-    RetryPlacement,
+    /// What [`Machine::next_timer`] said is due.
+    Timer,
+    /// From the scheduler: there may be a place now.
+    Capacity,
+    /// From the scheduler: whether what is on a lost node may be replaced now.
+    MayMove(NodeId, bool),
+    /// What the gateway has for this deployment right now.
+    Load(Load),
+    /// Somebody asks, and there is no replica.
+    Demand,
+    /// How much memory the model is thought to need.
+    Hint(MemoryHint),
+}
+
+/// What time it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// For deadlines.
+    pub tick: Tick,
+    /// For records and people.
+    pub wall: WallTime,
 }
 
 /// What a deployment decides.
@@ -128,8 +171,10 @@ pub enum Effect {
     Publish(Box<RouteSpec>),
     /// The gateway knows nothing of it any more.
     Withdraw,
-    /// Ask for places again after this long.
-    RetryAfter(Duration),
+    /// Say again which places its replicas hold.
+    Hold,
+    /// Ask the scheduler whether what is on a lost node may be replaced.
+    AskMove(NodeId),
     /// Nothing is left of it.
     Finished,
 }
@@ -147,15 +192,31 @@ pub struct Machine {
     dep: Deployment,
     /// What is known of the nodes that hold its replicas. Not durable.
     nodes: BTreeMap<NodeId, NodeFacts>,
-    /// Replicas for which a place is being sought.
-    placing: BTreeSet<ReplicaId>,
+    /// Replicas for which a place is being sought, and whether something has changed since that was asked.
+    placing: BTreeMap<ReplicaId, bool>,
     /// What this incarnation last told a replica's node, and after which of its reports: older reports cannot
     /// know of it yet.
     told: BTreeMap<ReplicaId, (Told, u64)>,
+    /// Replicas that their node does not report, and the first report that lacked them.
+    lacking: BTreeMap<ReplicaId, u64>,
     /// Strangers that their node was told to delete, and the report that had them.
     dismissed: BTreeMap<(NodeId, ReplicaId), u64>,
     published: Option<RouteSpec>,
-    retrying: bool,
+    /// Replicas for which there is no place. They ask again when there may be one.
+    refused: BTreeSet<ReplicaId>,
+    /// When those ask again by themselves.
+    retry_at: Option<Tick>,
+    /// Since when a new replica of a change has had no place.
+    placeless_since: Option<Tick>,
+    /// A place was given back in this step.
+    freed: bool,
+    /// Nodes that are offline.
+    lost: BTreeMap<NodeId, Lost>,
+    /// When the old token ends.
+    token_ends: Option<Tick>,
+    autoscaler: Autoscaler,
+    /// Why the number of replicas was changed in this step, if the user did not say it.
+    scaled_because: Option<String>,
     finished: bool,
     happenings: Vec<Happening>,
 }
@@ -167,11 +228,19 @@ impl Machine {
         Self {
             dep,
             nodes: BTreeMap::new(),
-            placing: BTreeSet::new(),
+            placing: BTreeMap::new(),
             told: BTreeMap::new(),
+            lacking: BTreeMap::new(),
             dismissed: BTreeMap::new(),
             published: None,
-            retrying: false,
+            refused: BTreeSet::new(),
+            retry_at: None,
+            placeless_since: None,
+            freed: false,
+            lost: BTreeMap::new(),
+            token_ends: None,
+            autoscaler: Autoscaler::default(),
+            scaled_because: None,
             finished: false,
             happenings: Vec::new(),
         }
@@ -189,47 +258,28 @@ impl Machine {
         self.published.as_ref()
     }
 
+    /// When [`Event::Timer`] is due next.
+    #[must_use]
+    pub fn next_timer(&self) -> Option<Tick> {
+        let moves = self.moves_due().map(|(_, at)| at);
+        moves.chain(self.retry_at).chain(self.gives_up_at()).chain(self.token_ends).min()
+    }
+
     /// Takes an event and decides. What must be durable comes first.
-    pub fn step(&mut self, event: Event) -> Vec<Effect> {
+    pub fn step(&mut self, event: Event, now: Now) -> Vec<Effect> {
         if self.finished {
             return Self::after_the_end(event);
         }
         let before = self.dep.clone();
         let mut effects = Vec::new();
-        let mut reply = None;
-        match event {
-            Event::Started(now) => {
-                effects.extend(self.nodes_in_use().into_iter().map(Effect::Watch));
-                if now.0.saturating_sub(self.dep.updated_at.0) < ACCESS_DOUBT_MS {
-                    effects.extend(self.tell_access());
-                }
-            }
-            Event::Intent(to, intent, now) => reply = Some((to, self.intend(intent, now, &mut effects))),
-            Event::Placed(replica, generation, placement) => {
-                self.placed(replica, generation, placement, &mut effects);
-            }
-            Event::Unplaceable(replica, generation, why) => {
-                self.placing.remove(&replica);
-                self.update(replica, generation, |replica| replica.message = clip(why));
-                if !std::mem::replace(&mut self.retrying, true) {
-                    effects.push(Effect::RetryAfter(PLACE_RETRY));
-                }
-            }
-            Event::Node(facts) => {
-                self.catch_up(&facts);
-                self.node(facts);
-            }
-            Event::NodeGone(node) => self.node_gone(&node, &mut effects),
-            Event::Rejected(replica, generation, why) => {
-                self.update(replica, generation, |replica| {
-                    replica.phase = Phase::Failed;
-                    replica.message = clip(format!("the agent refused: {why}"));
-                });
-            }
-            Event::RetryPlacement => self.retrying = false,
-        }
-        self.reconcile(&mut effects);
-        self.tell(&before);
+        let reply = self.take(event, now, &mut effects);
+        // What is wanted comes first in the journal, then what comes of it.
+        self.tell_wishes(&before);
+        self.retry_places(now);
+        self.end_old_token(now, &mut effects);
+        self.ask_moves(now, &mut effects);
+        self.reconcile(&before, now, &mut effects);
+        self.tell_phases(&before);
         let mut decided = self.persist(&before);
         decided.extend(reply.map(|(to, result)| Effect::Reply(to, result)));
         // Routes first, runtimes after: the gateway stops sending before anything is stopped.
@@ -241,99 +291,62 @@ impl Machine {
         decided
     }
 
+    /// What an event changes of the wish or of the picture. Answers what the caller is told, if there is one.
+    fn take(
+        &mut self,
+        event: Event,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) -> Option<(ReplyTo, Result<(), Error>)> {
+        match event {
+            Event::Started => {
+                effects.extend(self.nodes_in_use().into_iter().map(Effect::Watch));
+                self.recall_access(now, effects);
+            }
+            Event::Intent(to, intent) => return Some((to, self.intend(intent, now, effects))),
+            Event::Placed(replica, generation, placement) => {
+                self.placed(replica, generation, placement, effects);
+            }
+            Event::Unplaceable(replica, generation, why) => self.unplaceable(replica, generation, why, now),
+            Event::Node(facts) => {
+                self.catch_up(&facts);
+                self.presence(&facts, now);
+                self.node(facts);
+            }
+            Event::NodeGone(node) => self.node_gone(&node, effects),
+            Event::Rejected(replica, generation, why) => {
+                self.update(replica, generation, |replica| {
+                    replica.phase = Phase::Failed;
+                    replica.message = clip(format!("the agent refused: {why}"));
+                });
+            }
+            Event::Timer => {}
+            Event::Capacity => self.ask_again(),
+            Event::MayMove(node, granted) => self.may_move(&node, granted, now),
+            Event::Load(load) => self.look_at_load(&load, now),
+            Event::Demand => self.demand(now),
+            Event::Hint(hint) => self.dep.hint = Some(hint),
+        }
+        None
+    }
+
     fn after_the_end(event: Event) -> Vec<Effect> {
         match event {
-            Event::Intent(to, Intent::Delete, _) => vec![Effect::Reply(to, Ok(()))],
+            Event::Intent(to, Intent::Delete) => vec![Effect::Reply(to, Ok(()))],
             Event::Intent(to, ..) => vec![Effect::Reply(to, Err(being_deleted()))],
-            Event::Started(_)
+            Event::Started
             | Event::Placed(..)
             | Event::Unplaceable(..)
             | Event::Node(_)
             | Event::NodeGone(_)
             | Event::Rejected(..)
-            | Event::RetryPlacement => Vec::new(),
+            | Event::Timer
+            | Event::Capacity
+            | Event::MayMove(..)
+            | Event::Load(_)
+            | Event::Demand
+            | Event::Hint(_) => Vec::new(),
         }
-    }
-
-    fn intend(&mut self, intent: Intent, now: WallTime, effects: &mut Vec<Effect>) -> Result<(), Error> {
-        if self.dep.desired == Desired::Deleted {
-            return if intent == Intent::Delete { Ok(()) } else { Err(being_deleted()) };
-        }
-        let dep = &mut self.dep;
-        match intent {
-            Intent::Start if dep.desired == Desired::Running => {
-                // What runs goes on; what has failed makes room for a new replica.
-                let failed = dep.replicas.iter_mut().filter(|replica| replica.phase == Phase::Failed);
-                failed.for_each(|replica| replica.leaving = true);
-            }
-            Intent::Start | Intent::Restart => {
-                dep.desired = Desired::Running;
-                dep.generation = dep.generation.next();
-            }
-            Intent::Stop => dep.desired = Desired::Stopped,
-            Intent::Scale(replicas) => dep.spec.replicas = replicas,
-            Intent::Change(spec) => {
-                if dep.spec == *spec {
-                    return Ok(());
-                }
-                dep.spec = *spec;
-                dep.generation = dep.generation.next();
-            }
-            Intent::Rotate(token) => {
-                dep.token = token;
-                dep.updated_at = now;
-                effects.extend(self.tell_access());
-                return Ok(());
-            }
-            Intent::Delete => dep.desired = Desired::Deleted,
-        }
-        dep.updated_at = now;
-        Ok(())
-    }
-
-    /// Tells every agent that runs a replica which credentials are valid.
-    fn tell_access(&self) -> Vec<Effect> {
-        let access = Action::Access { tokens: vec![self.dep.token], public: self.dep.spec.public };
-        let told = self.dep.replicas.iter().filter(|replica| !replica.leaving);
-        told.filter_map(|replica| {
-            let place = replica.placement.as_ref()?;
-            Some(Effect::Send(place.node_id.clone(), replica.id, replica.generation, access.clone()))
-        })
-        .collect()
-    }
-
-    fn placed(
-        &mut self,
-        id: ReplicaId,
-        generation: Generation,
-        placement: Placement,
-        effects: &mut Vec<Effect>,
-    ) {
-        self.placing.remove(&id);
-        // A place that was sought for an older spec may not fit this one.
-        let wanted = self.dep.desired == Desired::Running && self.dep.generation <= generation;
-        let waiting = self
-            .dep
-            .replicas
-            .iter_mut()
-            .find(|replica| wanted && replica.id == id && replica.placement.is_none());
-        let Some(replica) = waiting.filter(|replica| !replica.leaving) else {
-            effects.push(Effect::Release(id));
-            return;
-        };
-        let node = placement.node_id.clone();
-        replica.phase = Phase::Preparing;
-        replica.message = String::new();
-        // The start itself is told by `reconcile`, as for every replica that its node does not run yet.
-        replica.generation = Generation(0);
-        self.happenings.push(Happening {
-            kind: "placed",
-            message: format!("placed on node {}", placement.node_name),
-            replica: Some(id),
-            node: Some(node.clone()),
-        });
-        replica.placement = Some(placement);
-        effects.push(Effect::Watch(node));
     }
 
     fn node(&mut self, facts: NodeFacts) {
@@ -352,8 +365,13 @@ impl Machine {
                 }
                 continue;
             }
-            if let Some(report) = facts.replicas.iter().find(|report| report.replica_id == replica.id) {
-                observe(replica, report, self.dep.desired);
+            match facts.replicas.iter().find(|report| report.replica_id == replica.id) {
+                Some(report) => {
+                    self.lacking.remove(&replica.id);
+                    observe(replica, report, self.dep.desired);
+                }
+                None if facts.report_seq == 0 => {}
+                None => drop(self.lacking.entry(replica.id).or_insert(facts.report_seq)),
             }
         }
         let newer = facts.report_seq;
@@ -361,17 +379,20 @@ impl Machine {
             // The session counts its reports anew.
             self.told.clear();
             self.dismissed.clear();
+            self.lacking.clear();
         }
     }
 
     fn node_gone(&mut self, node: &NodeId, effects: &mut Vec<Effect>) {
         self.nodes.remove(node);
+        self.lost.remove(node);
         let there =
             |replica: &Replica| replica.placement.as_ref().is_some_and(|place| place.node_id == *node);
         effects.extend(self.dep.replicas.iter().filter(|r| there(r)).map(|r| Effect::Release(r.id)));
         // New replicas with new ids take their places: if the node comes back, what it still runs is a stranger.
         self.dep.replicas.retain(|replica| !there(replica));
         self.told.retain(|id, _| self.dep.replicas.iter().any(|replica| replica.id == *id));
+        self.lacking.retain(|id, _| self.dep.replicas.iter().any(|replica| replica.id == *id));
         effects.push(Effect::Unwatch(node.clone()));
     }
 
@@ -386,75 +407,6 @@ impl Machine {
     fn nodes_in_use(&self) -> BTreeSet<NodeId> {
         let places = self.dep.replicas.iter().filter_map(|replica| replica.placement.as_ref());
         places.map(|place| place.node_id.clone()).collect()
-    }
-
-    /// The journal's lines about what changed from `before`.
-    fn tell(&mut self, before: &Deployment) {
-        let old_phase =
-            |id| before.replicas.iter().find(|replica| replica.id == id).map(|replica| replica.phase);
-        let mut lines = Vec::new();
-        for replica in &self.dep.replicas {
-            let was = old_phase(replica.id);
-            let silent = matches!(replica.phase, Phase::Pending | Phase::Preparing | Phase::Deleting);
-            if was != Some(replica.phase) && !silent {
-                lines.push(Happening {
-                    kind: replica.phase.as_str(),
-                    message: phase_line(replica),
-                    replica: Some(replica.id),
-                    node: replica.placement.as_ref().map(|place| place.node_id.clone()),
-                });
-            }
-        }
-        let whole = |kind, message: String| Happening { kind, message, replica: None, node: None };
-        if before.desired != self.dep.desired {
-            let kind = match self.dep.desired {
-                Desired::Running => "start_requested",
-                Desired::Stopped => "stop_requested",
-                Desired::Deleted => "delete_requested",
-            };
-            lines.push(whole(kind, format!("generation {}", self.dep.generation)));
-        } else if before.generation != self.dep.generation {
-            lines.push(whole("changed", format!("generation {}", self.dep.generation)));
-        }
-        if before.spec.replicas != self.dep.spec.replicas {
-            let (old, new) = (before.spec.replicas, self.dep.spec.replicas);
-            lines.push(whole("scaled", format!("from {old} to {new} replicas")));
-        }
-        if before.token != self.dep.token {
-            lines.push(whole("token_rotated", "the old deployment token is no longer valid".to_owned()));
-        }
-        self.happenings.extend(lines);
-    }
-
-    /// Whatever differs from `before`, as one atomic change.
-    fn persist(&mut self, before: &Deployment) -> Vec<Effect> {
-        let mut writes = Vec::new();
-        if self.finished {
-            writes.extend(before.replicas.iter().map(|r| Write::DeleteReplica(self.dep.id, r.id)));
-            writes.push(Write::DeleteDeployment(self.dep.id));
-            self.happenings.clear();
-            return vec![Effect::Persist(writes, Vec::new())];
-        }
-        let head = |dep: &Deployment| Deployment { replicas: Vec::new(), ..dep.clone() };
-        if head(before) != head(&self.dep) {
-            writes.push(Write::PutDeployment(Box::new(head(&self.dep))));
-        }
-        for replica in &self.dep.replicas {
-            let old = before.replicas.iter().find(|old| old.id == replica.id);
-            if old.is_none_or(|old| old.stored() != replica.stored()) {
-                writes.push(Write::PutReplica(self.dep.id, Box::new(replica.stored())));
-            }
-        }
-        for old in &before.replicas {
-            if self.dep.replicas.iter().all(|replica| replica.id != old.id) {
-                writes.push(Write::DeleteReplica(self.dep.id, old.id));
-            }
-        }
-        let happenings = std::mem::take(&mut self.happenings);
-        if writes.is_empty() && happenings.is_empty() {
-            return Vec::new();
-        }
-        vec![Effect::Persist(writes, happenings)]
     }
 
     /// What the gateway must hear, if it differs from what it heard last.

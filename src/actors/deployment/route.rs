@@ -22,8 +22,8 @@ pub struct RouteSpec {
     pub runtime: RuntimeKind,
     /// Callers need no credential.
     pub public: bool,
-    /// What the deployment token hashes to.
-    pub token: TokenHash,
+    /// What the deployment tokens that are valid hash to.
+    pub tokens: Vec<TokenHash>,
     /// What the gateway shows to the agents' proxies.
     pub gateway_token: Secret,
     /// When the deployment was created.
@@ -32,6 +32,8 @@ pub struct RouteSpec {
     pub balance: Balance,
     /// None of them answers yet, and one is on its way.
     pub coming: bool,
+    /// None of them answers, and a request starts one, or one that was started so is on its way.
+    pub wakes: bool,
     /// The replicas that answer.
     pub endpoints: Vec<EndpointSpec>,
 }
@@ -58,17 +60,20 @@ impl RouteSpec {
         let endpoints: Vec<EndpointSpec> = serving.filter_map(endpoint).collect();
         let wanted = dep.desired == Desired::Running && dep.spec.replicas > 0;
         let hopeful = staying().next().is_none() || staying().any(|replica| replica.phase != Phase::Failed);
+        let sleeps = dep.spec.autoscale.is_some_and(|scale| scale.min == 0);
+        let wakes = dep.desired == Desired::Running && sleeps && hopeful && endpoints.is_empty();
         Self {
             deployment_id: dep.id,
             name: dep.name.clone(),
             served_name: dep.served_name().to_owned(),
             runtime: dep.spec.runtime,
             public: dep.spec.public,
-            token: dep.token,
+            tokens: dep.tokens(),
             gateway_token: dep.gateway_token.clone(),
             created_at: dep.created_at,
             balance: dep.spec.routing,
             coming: wanted && hopeful && endpoints.is_empty(),
+            wakes,
             endpoints,
         }
     }

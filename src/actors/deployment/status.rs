@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::machine::Next;
 use crate::domain::deployment::{Deployment, Desired, Phase};
 
 /// What a deployment publishes.
@@ -21,13 +22,16 @@ pub struct DeploymentStatus {
     pub generation: u64,
     /// Copies that exist.
     pub replicas: usize,
+    /// What happens next, as far as that is known.
+    #[serde(skip)]
+    pub next: Vec<Next>,
     /// Everything.
     #[serde(skip)]
     pub deployment: Arc<Deployment>,
 }
 
 impl DeploymentStatus {
-    pub(super) fn of(dep: &Deployment) -> Self {
+    pub(super) fn of(dep: &Deployment, next: Vec<Next>) -> Self {
         Self {
             name: dep.name.clone(),
             state: dep.state(),
@@ -35,6 +39,7 @@ impl DeploymentStatus {
             message: dep.message(),
             generation: dep.generation.0,
             replicas: dep.replicas.len(),
+            next,
             deployment: Arc::new(dep.clone()),
         }
     }

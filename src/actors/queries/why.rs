@@ -184,15 +184,30 @@ impl Attempt {
     }
 }
 
-/// How the last change of what runs ended; of one that was taken back also why.
-fn last_change(lines: &[Arc<JournalEvent>]) -> Option<Attempt> {
+/// How the last change of what runs ended, and whether it had failed: of such a one also why.
+fn last_change(lines: &[Arc<JournalEvent>]) -> Option<(Attempt, bool)> {
     let mut ends = lines.iter().rev().filter(|event| told::ends_a_change(&event.line.kind));
     let mut last = Attempt::of(ends.next()?);
     let before = ends.next().filter(|event| event.line.kind == "change_failed");
-    if let Some(before) = before.filter(|_| last.kind == "rolled_back") {
-        last.message = format!("{}; {}", before.line.message, last.message);
+    let failed = before.filter(|_| last.kind == "rolled_back");
+    if let Some(failed) = failed {
+        last.message = format!("{}; {}", failed.line.message, last.message);
     }
-    Some(last)
+    Some((last, failed.is_some()))
+}
+
+fn waits_for_a_place(replica: &Replica) -> bool {
+    replica.placement.is_none() && !replica.leaving
+}
+
+/// What the nodes say now counts, not what they said when a replica last asked.
+fn as_of_now(dep: &Deployment, nodes: &Explanation) -> Deployment {
+    let mut dep = dep.clone();
+    if dep.desired == Desired::Running {
+        let waiting = dep.replicas.iter_mut().filter(|replica| waits_for_a_place(replica));
+        waiting.for_each(|replica| replica.message.clone_from(&nodes.said));
+    }
+    dep
 }
 
 impl System {
@@ -202,11 +217,13 @@ impl System {
     /// `NotFound`, `Restarting` while it is being built, or what the store says.
     pub async fn why(&self, name: &str) -> Result<Why, Error> {
         let status = self.deployment_status(name).await?;
-        let dep = &status.deployment;
-        let filter = Filter::of_deployment(dep.id);
+        let filter = Filter::of_deployment(status.deployment.id);
         let journal = self.journal.page(0, EVENTS_PER_DEPLOYMENT_MAX, &filter);
-        let (page, tails, nodes) = join3(journal, self.log_tails(dep), self.explained(dep)).await;
+        let (tails, nodes) = (self.log_tails(&status.deployment), self.explained(&status.deployment));
+        let (page, tails, nodes) = join3(journal, tails, nodes).await;
         let (lines, nodes) = (page?.events, nodes?);
+        let dep = &as_of_now(&status.deployment, &nodes);
+        let (last_change, taken_back) = last_change(&lines).unzip();
         let replicas: Vec<WhyReplica> = dep
             .replicas
             .iter()
@@ -217,7 +234,7 @@ impl System {
             })
             .collect();
         Ok(Why {
-            summary: told::summary(dep),
+            summary: told::summary(dep, taken_back.unwrap_or_default()),
             name: dep.name.clone(),
             id: dep.id,
             state: dep.state(),
@@ -228,15 +245,18 @@ impl System {
             refused_more: nodes.more,
             fits: nodes.fits,
             hint: dep.hint.clone(),
-            last_change: last_change(&lines),
+            last_change,
             next: status.next.iter().map(NextStep::of).collect(),
         })
     }
 
     /// What the nodes say to the first replica that waits for a place; nothing when none does.
     async fn explained(&self, dep: &Deployment) -> Result<Explanation, Error> {
-        let waits = |replica: &&Replica| replica.placement.is_none() && !replica.leaving;
-        let waiting = dep.replicas.iter().find(waits).filter(|_| dep.desired == Desired::Running);
+        let waiting = dep
+            .replicas
+            .iter()
+            .find(|replica| waits_for_a_place(replica))
+            .filter(|_| dep.desired == Desired::Running);
         let Some(replica) = waiting else { return Ok(Explanation::default()) };
         let request = scheduler::request(dep, replica.id);
         self.scheduler.ask(scheduler::PATH, Explain(request)).await

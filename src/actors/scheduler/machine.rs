@@ -2,6 +2,7 @@
 //!
 //! The same picture gives the same answer: among equal nodes the first by id is taken.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use nebula_core::clock::Tick;
@@ -47,6 +48,9 @@ pub struct Machine {
     fleet: Fleet,
     reservations: BTreeMap<ReplicaId, Reservation>,
     own: BTreeMap<DeploymentId, Own>,
+    /// Shares that were given back of replicas that live on there as far as is known, by the node's slot: a lost node
+    /// may come back with what was replaced meanwhile, and nobody else gets its GPUs before that is gone.
+    lingering: BTreeMap<(u32, ReplicaId), Share>,
     queue: Queue,
     moves: Moves,
     woken: BTreeSet<DeploymentId>,
@@ -66,7 +70,8 @@ impl Machine {
     /// What a node uses has changed. Answers who may find a place now.
     pub fn usage_changed(&mut self, node: &NodeId, usage: Usage) -> BTreeSet<DeploymentId> {
         let better = self.fleet.set_usage(node, usage);
-        self.look_at(better);
+        let ended = self.end_lingering(node, |fleet, slot, replica| !fleet.has_living(slot, replica));
+        self.look_at(better.or(ended));
         self.woken()
     }
 
@@ -79,6 +84,7 @@ impl Machine {
     /// A node was forgotten.
     pub fn node_gone(&mut self, node: &NodeId) {
         self.moves.over(node);
+        self.end_lingering(node, |_, _, _| true);
         self.fleet.forget(node);
     }
 
@@ -125,9 +131,12 @@ impl Machine {
     pub fn place(&mut self, request: &Request) -> Result<Placement, String> {
         let former = self.free(request.replica);
         self.fleet.put_in_order();
-        let wish = Wish::anywhere(&request.need, self.copies(request.deployment), &self.fleet);
-        let found = wish.best(&self.fleet).and_then(|slot| self.placement(slot, &wish));
-        let answer = found.ok_or_else(|| refusal::refusal(&wish, &self.fleet));
+        let answer = {
+            let copies = self.copies(request);
+            let wish = Wish::anywhere(&request.need, copies.as_deref(), &self.fleet);
+            let found = wish.best(&self.fleet).and_then(|slot| self.placement(slot, &wish));
+            found.ok_or_else(|| refusal::refusal(&wish, &self.fleet))
+        };
         let told = match &answer {
             Ok(placement) => {
                 self.reserve(request.replica, request.deployment, placement, request.need.shape.cores);
@@ -142,8 +151,8 @@ impl Machine {
     /// What every node says to a request. Reserves nothing.
     pub fn explain(&mut self, request: &Request) -> Explanation {
         self.fleet.put_in_order();
-        let wish = Wish::anywhere(&request.need, self.copies(request.deployment), &self.fleet);
-        refusal::explanation(&wish, &self.fleet)
+        let copies = self.copies(request);
+        refusal::explanation(&Wish::anywhere(&request.need, copies.as_deref(), &self.fleet), &self.fleet)
     }
 
     /// Whether what an offline node has may be placed elsewhere now. One node's worth every [`MOVE_EVERY`]; while
@@ -171,8 +180,16 @@ impl Machine {
         self.queue.deployments()
     }
 
-    fn copies(&self, deployment: DeploymentId) -> Option<&BTreeMap<u32, u32>> {
-        self.own.get(&deployment).map(|own| &own.copies)
+    /// How many replicas of the same deployment are where, without those that are to go.
+    fn copies(&self, request: &Request) -> Option<Cow<'_, BTreeMap<u32, u32>>> {
+        let mut copies = Cow::Borrowed(&self.own.get(&request.deployment)?.copies);
+        let going = request.going.iter().filter_map(|replica| self.reservations.get(replica));
+        for place in going.filter(|place| place.deployment == request.deployment) {
+            if let Some(count) = copies.to_mut().get_mut(&place.slot) {
+                *count = count.saturating_sub(1);
+            }
+        }
+        Some(copies)
     }
 
     fn placement(&self, slot: u32, wish: &Wish<'_>) -> Option<Placement> {
@@ -196,16 +213,23 @@ impl Machine {
     fn reserve(&mut self, replica: ReplicaId, deployment: DeploymentId, placement: &Placement, cores: u32) {
         let share = Share { devices: placement.gpu_devices.clone(), cores };
         let slot = self.fleet.take(&placement.node_id, &share);
+        if let Some(former) = self.lingering.remove(&(slot, replica)) {
+            self.fleet.give_back(slot, &former);
+        }
         let own = self.own.entry(deployment).or_default();
         own.replicas.insert(replica);
         *own.copies.entry(slot).or_default() += 1;
         self.reservations.insert(replica, Reservation { deployment, slot, share });
     }
 
-    /// Gives back what is reserved for a replica. Answers the node's slot.
+    /// Gives back what is reserved for a replica, at once or when it is gone. Answers the node's slot.
     fn free(&mut self, replica: ReplicaId) -> Option<u32> {
         let Reservation { deployment, slot, share } = self.reservations.remove(&replica)?;
-        self.fleet.give_back(slot, &share);
+        if self.fleet.has_living(slot, replica) {
+            self.lingering.insert((slot, replica), share);
+        } else {
+            self.fleet.give_back(slot, &share);
+        }
         if let Some(own) = self.own.get_mut(&deployment) {
             own.replicas.remove(&replica);
             if let Some(copies) = own.copies.get_mut(&slot) {
@@ -219,6 +243,23 @@ impl Machine {
             }
         }
         Some(slot)
+    }
+
+    /// Gives back the shares of those that lived on at a node and are `over`. Answers its slot, if there were any.
+    fn end_lingering(&mut self, node: &NodeId, over: impl Fn(&Fleet, u32, ReplicaId) -> bool) -> Option<u32> {
+        let slot = self.fleet.find(node)?;
+        let first = (slot, ReplicaId::from_bytes([0; 16]));
+        let here = self.lingering.range(first..).take_while(|((at, _), _)| *at == slot);
+        let gone: Vec<ReplicaId> = here
+            .map(|((_, replica), _)| *replica)
+            .filter(|replica| over(&self.fleet, slot, *replica))
+            .collect();
+        for replica in &gone {
+            if let Some(share) = self.lingering.remove(&(slot, *replica)) {
+                self.fleet.give_back(slot, &share);
+            }
+        }
+        (!gone.is_empty()).then_some(slot)
     }
 
     /// More may fit on these nodes than before: whoever's turn it is shall ask again.

@@ -4,8 +4,9 @@
 use std::fmt;
 
 use super::Traced;
+use crate::actors::catalog::AliasChange;
 use crate::actors::keys::machine::Change;
-use crate::actors::{catalog, deployment, keys, registry, route, router, scheduler, session, usage};
+use crate::actors::{catalog, deployment, drains, keys, registry, route, router, scheduler, session, usage};
 use crate::domain::node::Capabilities;
 use crate::domain::report::ReplicaReport;
 
@@ -17,10 +18,26 @@ impl Traced for catalog::Create {
 
 impl Traced for catalog::Gone {}
 
+impl Traced for catalog::ChangeAlias {
+    fn gist(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.change {
+            AliasChange::Create(alias) => write!(f, "create {:?} {alias}", alias.name),
+            AliasChange::Patch(name, patch) => write!(f, "patch {name:?} {patch:?}"),
+            AliasChange::Delete(name) => write!(f, "delete {name:?}"),
+        }
+    }
+}
+
 impl Traced for deployment::Want {
     fn gist(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // A token's hash does not show, so that every rotation looks the same.
         write!(f, "{:?}", self.intent)
+    }
+}
+
+impl Traced for deployment::change::Change {
+    fn gist(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.wanted)
     }
 }
 
@@ -33,6 +50,16 @@ impl Traced for deployment::Look {
         let facts = &self.0;
         write!(f, "{} {:?} {:?}", facts.node_id, facts.availability, facts.proxy)?;
         replicas(&facts.replicas, f)
+    }
+}
+
+impl Traced for drains::Change {
+    fn gist(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Drain(wanted, _) => write!(f, "drain {}", wanted.node),
+            Self::Schedule(node, scheduling) => write!(f, "schedule {node} {scheduling:?}"),
+            Self::Cancel(id, _) => write!(f, "cancel {id}"),
+        }
     }
 }
 
@@ -89,6 +116,10 @@ impl Traced for registry::GetNodes {}
 
 impl Traced for registry::Tell {}
 
+impl Traced for registry::drained::Become {}
+
+impl Traced for registry::drained::GetWishes {}
+
 impl Traced for route::Endpoints {
     fn gist(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for endpoint in &self.0 {
@@ -104,11 +135,17 @@ impl Traced for route::Close {}
 
 impl Traced for router::Publish {}
 
+impl Traced for router::Aliases {}
+
 impl Traced for router::Withdraw {}
 
 impl Traced for router::RouteUp {}
 
 impl Traced for scheduler::Place {}
+
+impl Traced for scheduler::Explain {}
+
+impl Traced for scheduler::MayMove {}
 
 impl Traced for scheduler::Capacity {}
 

@@ -8,12 +8,14 @@ use nebula_core::clock::WallTime;
 use nebula_core::ids::{DeploymentId, KeyId, NodeId};
 
 use super::*;
+use crate::domain::alias::Alias;
 use crate::domain::command::Command;
 use crate::domain::deployment::Deployment;
 use crate::domain::event::{JournalEvent, Ring};
 use crate::domain::idempotency::UsedKey;
 use crate::domain::key::ApiKey;
 use crate::domain::node::Node;
+use crate::domain::operation::Operation;
 use crate::domain::poison::Poison;
 use crate::domain::usage::{Block, Span, Sums, Tallies, UsageId};
 use crate::ports::{BoxFuture, ExportReport, SetAsideReport, Store, StoreReport, Write};
@@ -62,6 +64,10 @@ impl Store for Memory {
         ready(())
     }
 
+    fn aliases(&self) -> BoxFuture<Result<Vec<Alias>, StoreError>> {
+        ready(Vec::new())
+    }
+
     fn usage(&self, block: Option<Block>) -> BoxFuture<Result<Vec<UsageRow>, StoreError>> {
         let wanted = |row: &UsageRow| block.is_none_or(|block| row.id().block() == block);
         ready(self.rows().into_iter().filter(wanted).collect())
@@ -104,6 +110,10 @@ impl Store for Memory {
     }
 
     fn keys(&self) -> BoxFuture<Result<Vec<ApiKey>, StoreError>> {
+        ready(Vec::new())
+    }
+
+    fn operations(&self) -> BoxFuture<Result<Vec<Operation>, StoreError>> {
         ready(Vec::new())
     }
 

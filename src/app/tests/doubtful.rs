@@ -6,12 +6,14 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use nebula_core::ids::{DeploymentId, NodeId};
 
+use crate::domain::alias::Alias;
 use crate::domain::command::Command;
 use crate::domain::deployment::Deployment;
 use crate::domain::event::{JournalEvent, Ring};
 use crate::domain::idempotency::UsedKey;
 use crate::domain::key::ApiKey;
 use crate::domain::node::Node;
+use crate::domain::operation::Operation;
 use crate::domain::poison::Poison;
 use crate::domain::usage::{Block, UsageId, UsageRow};
 use crate::ports::{BoxFuture, ExportReport, SetAsideReport, Store, StoreError, StoreReport, Write};
@@ -19,7 +21,7 @@ use crate::store::EmbeddedStore;
 
 pub(super) struct Doubtful {
     pub(super) store: EmbeddedStore,
-    /// Changes of API keys are made, and their answer is that it is not known.
+    /// Changes of API keys and aliases are made, and their answer is that it is not known.
     pub(super) keys_in_doubt: Arc<AtomicBool>,
 }
 
@@ -27,7 +29,12 @@ type Answer<T> = BoxFuture<Result<T, StoreError>>;
 
 impl Store for Doubtful {
     fn commit(&self, writes: Vec<Write>) -> Answer<()> {
-        let of_key = |write: &Write| matches!(write, Write::PutKey(_) | Write::DeleteKey(_));
+        let of_key = |write: &Write| {
+            matches!(
+                write,
+                Write::PutKey(_) | Write::DeleteKey(_) | Write::PutAlias(_) | Write::DeleteAlias(_)
+            )
+        };
         let in_doubt = self.keys_in_doubt.load(Relaxed) && writes.iter().any(of_key);
         let commit = self.store.commit(writes);
         Box::pin(async move {
@@ -70,6 +77,14 @@ impl Store for Doubtful {
 
     fn keys(&self) -> Answer<Vec<ApiKey>> {
         self.store.keys()
+    }
+
+    fn aliases(&self) -> Answer<Vec<Alias>> {
+        self.store.aliases()
+    }
+
+    fn operations(&self) -> Answer<Vec<Operation>> {
+        self.store.operations()
     }
 
     fn usage(&self, block: Option<Block>) -> Answer<Vec<UsageRow>> {

@@ -11,16 +11,19 @@ use tokio::time::sleep;
 
 use super::world::{DEADLINE, DEPLOYMENTS, World};
 use crate::actors::deployment::machine::Intent;
+use crate::actors::drains::machine::Wanted;
 use crate::actors::failpoint::Failpoint;
-use crate::actors::registry::{self, Change};
+use crate::actors::registry::machine::Registration;
+use crate::actors::registry::{self, Change, Register};
 use crate::actors::route::machine::Outcome;
 use crate::actors::route::{self, Ended};
 use crate::actors::tree::{Kind, Life};
-use crate::actors::{catalog, deployment, keys, router, scheduler, session, usage};
-use crate::domain::error::ErrorClass;
+use crate::actors::{catalog, deployment, drains, keys, router, scheduler, session, usage};
+use crate::domain::error::{Error, ErrorClass};
 use crate::domain::event::Origin;
 use crate::domain::key::{KeyLimits, NewKey};
-use crate::domain::node::Scheduling;
+use crate::domain::node::{Capabilities, Scheduling};
+use crate::domain::operation::{Operation, OperationState};
 use crate::ports::Store;
 
 /// The core, in the order in which it is built.
@@ -31,6 +34,8 @@ const BACK_AFTER: Duration = Duration::from_millis(250);
 const PAUSE: Duration = Duration::from_millis(5);
 /// How many requests of each kind are answered after the fall before the load ends.
 const ROUNDS_AFTER: u32 = 10;
+/// A node without an agent, which is drained again and again.
+const AWAY: &str = "away";
 /// The supervisor of the core.
 const CORE_SUPERVISOR: &str = "/core";
 
@@ -126,6 +131,33 @@ impl Load<'_> {
         self.world.store.keys().await.expect("read").iter().any(|key| key.id == id)
     }
 
+    /// An operator begins to drain a node and has another mind.
+    async fn drain(&self) {
+        let system = &self.world.system;
+        while !self.stop.get() {
+            let wanted = Wanted {
+                node: AWAY.parse().expect("an id"),
+                name: AWAY.to_owned(),
+                scheduling: Scheduling::Schedulable,
+                timeout: DEADLINE * 100,
+            };
+            let began = self.change_drain(drains::Change::Drain(wanted, Origin::nebulad())).await;
+            sleep(PAUSE).await;
+            let Some(id) = began.map(|operation| operation.id) else { continue };
+            assert!(system.operation(&id.to_string()).is_ok(), "what was answered is known");
+            self.change_drain(drains::Change::Cancel(id, Origin::nebulad())).await;
+        }
+    }
+
+    async fn change_drain(&self, change: drains::Change) -> Option<std::sync::Arc<Operation>> {
+        let ask = async { self.world.system.drains.ask(drains::PATH, change).await? };
+        let answered = self.world.noted(drains::PATH, ask).await??;
+        let stored = self.world.store.operations().await.expect("read");
+        let stored = stored.iter().find(|operation| operation.id == answered.id).expect("stored");
+        assert_eq!(stored.state, answered.state, "what was answered is durable");
+        Some(answered)
+    }
+
     /// The gateway tells how requests ended.
     async fn outcomes(&self) {
         while !self.stop.get() {
@@ -148,6 +180,7 @@ impl Load<'_> {
             self.scale(neighbour, of_neighbour),
             self.create(),
             self.keys(),
+            self.drain(),
             self.outcomes(),
         );
     }
@@ -165,6 +198,23 @@ impl Load<'_> {
             || Change::Schedule("n3".parse().expect("an id"), Scheduling::Schedulable, Origin::nebulad());
         while !matches!(self.world.system.registry.ask(registry::PATH, change()).await, Ok(Ok(_))) {
             assert!(in_time(), "the node is not schedulable");
+        }
+        for operation in self.world.system.operations().expect("published") {
+            let cancel = || drains::Change::Cancel(operation.id, Origin::nebulad());
+            let ended = |answer: Result<drains::machine::Answer, Error>| match answer {
+                Ok(Ok(_)) => true,
+                Ok(Err(error)) => error.class == ErrorClass::Conflict,
+                Err(_) => false,
+            };
+            while operation.state == OperationState::Running
+                && !ended(self.world.system.drains.ask(drains::PATH, cancel()).await)
+            {
+                assert!(in_time(), "the drain is not cancelled");
+            }
+        }
+        while self.world.system.schedule_node(AWAY, Scheduling::Schedulable, Origin::nebulad()).await.is_err()
+        {
+            assert!(in_time(), "the drained node is not schedulable");
         }
         let left: Vec<KeyId> = self.world.system.keys().iter().map(|live| live.key.id).collect();
         for id in left {
@@ -218,8 +268,34 @@ fn those_after(path: &str) -> Vec<String> {
     }
 }
 
+/// Adds a node that has an agent no more.
+async fn add_away(world: &World) {
+    let registration = Registration {
+        node_id: AWAY.parse().expect("an id"),
+        name: AWAY.to_owned(),
+        version: "0.1.0".to_owned(),
+        address: "127.0.0.1:9091".parse().expect("an address"),
+        proxy_port: 8888,
+        capabilities: Capabilities::default(),
+        labels: BTreeMap::new(),
+        boot_id: "boot".to_owned(),
+    };
+    let registry = &world.system.registry;
+    registry.ask(registry::PATH, Register(registration)).await.expect("heard").expect("registered");
+    let leave = Change::Deregister(AWAY.parse().expect("an id"));
+    registry.ask(registry::PATH, leave).await.expect("heard").expect("deregistered");
+    let path = session::path(&AWAY.parse().expect("an id"));
+    let told = || {
+        let cell = world.system.tree.cell(&path);
+        let status = cell.and_then(|cell| cell.status::<session::SessionStatus>());
+        status.is_some_and(|status| status.node().is_some())
+    };
+    world.until("its session knows it", told).await;
+}
+
 async fn a_fall_under_load(path: impl Fn(&World) -> String, kind: Kind) {
     let world = World::new().await;
+    add_away(&world).await;
     let path = path(&world);
     let after = those_after(&path);
     let before = world.picture().await;
@@ -331,6 +407,9 @@ falls! {
     the_keys_fall_in_a_future: at(keys::PATH), Future;
     the_usage_falls_in_a_timer: at(usage::PATH), Timer;
     the_usage_falls_in_a_future: at(usage::PATH), Future;
+    the_drains_fall_over_a_message: at(drains::PATH), Message;
+    the_drains_fall_in_a_timer: at(drains::PATH), Timer;
+    the_drains_fall_in_a_future: at(drains::PATH), Future;
     a_session_falls_over_a_message: at("/registry/sessions/n1"), Message;
     a_session_falls_in_a_future: at("/registry/sessions/n1"), Future;
     a_deployment_falls_over_a_message: victim, Message;

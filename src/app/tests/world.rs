@@ -24,13 +24,15 @@ use crate::actors::session::{self, Report};
 use crate::actors::system::{Parts, System};
 use crate::actors::tree::{Life, Tree};
 use crate::domain::command::{Action, Command};
-use crate::domain::deployment::{Deployment, DeploymentSpec, Desired, Phase};
+use crate::domain::deployment::{Deployment, DeploymentSpec, Desired, MemoryHint, Phase};
 use crate::domain::error::{Error, ErrorClass};
 use crate::domain::event::Origin;
 use crate::domain::node::Capabilities;
 use crate::domain::report::{NodeReport, ReplicaReport, ReportedStatus, Seen};
 use crate::domain::route::RouteTable;
-use crate::ports::{AgentApi, AgentError, BoxFuture, ByteStream, ExecOutcome, ExecQuery, LogQuery};
+use crate::ports::{
+    AgentApi, AgentError, BoxFuture, ByteStream, EstimateQuery, ExecOutcome, ExecQuery, LogQuery,
+};
 use crate::store::{EmbeddedStore, Options};
 
 use super::doubtful::Doubtful;
@@ -64,6 +66,7 @@ impl Agents {
                     port: 30_000,
                     message: String::new(),
                     restarts: 0,
+                    exit_code: None,
                     seen: Seen::default(),
                 };
                 replicas.insert(command.replica_id, report);
@@ -97,6 +100,10 @@ impl AgentApi for Agents {
 
     fn exec(&self, _: &HostPort, _: ExecQuery) -> BoxFuture<Result<ExecOutcome, Error>> {
         Box::pin(async { Err(Error::new(ErrorClass::Conflict, "nothing runs here")) })
+    }
+
+    fn estimate(&self, _: &HostPort, _: EstimateQuery) -> BoxFuture<Result<MemoryHint, AgentError>> {
+        Box::pin(async { Err(AgentError::Rejected("no models here".to_owned())) })
     }
 }
 
@@ -226,7 +233,7 @@ impl World {
         let began = self.system.tree.clock().now();
         while !is() {
             let waited = self.system.tree.clock().now().since(began);
-            assert!(waited < DEADLINE, "{what}: not after {waited:?}");
+            assert!(waited < DEADLINE, "{what}: not after {waited:?}:\n{:#}", self.view());
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }

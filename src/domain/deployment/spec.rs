@@ -8,6 +8,7 @@ use nebula_core::runtime::{Driver, RuntimeKind};
 use nebula_core::source::ModelSource;
 use serde::Serialize;
 
+use super::Placement;
 use crate::domain::route::Balance;
 
 /// What the user asked for.
@@ -134,6 +135,35 @@ impl DeploymentSpec {
         }
     }
 
+    /// The same to run, on the terms of `other`: all that does not matter for [`runs_as`](Self::runs_as).
+    #[must_use]
+    pub fn on_terms_of(&self, other: &Self) -> Self {
+        let Self {
+            model, runtime, source, image, driver, command, args, env, node, labels, gpu, cpu, ..
+        } = self.clone();
+        Self {
+            model,
+            runtime,
+            source,
+            image,
+            driver,
+            command,
+            args,
+            env,
+            node,
+            labels,
+            gpu,
+            cpu,
+            ..other.clone()
+        }
+    }
+
+    /// Whether it asks for the node of this place, and for no other.
+    #[must_use]
+    pub fn names(&self, place: &Placement) -> bool {
+        self.node.as_deref().is_some_and(|node| node == place.node_id.as_str() || node == place.node_name)
+    }
+
     /// Whether a replica of this spec is as good for `other`: what differs is not what runs, nor where it may run.
     #[must_use]
     pub fn runs_as(&self, other: &Self) -> bool {
@@ -167,7 +197,7 @@ impl DeploymentSpec {
 }
 
 /// GPUs of one replica.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, PartialOrd, Ord)]
 pub struct GpuNeed {
     /// How many, all of the same type.
     pub count: u32,
@@ -211,16 +241,18 @@ impl Serialize for LostAfter {
 /// How long a replica that is to go may take for the requests that it has, unless the user says otherwise.
 pub const DRAIN_DEFAULT: Duration = Duration::from_secs(60);
 
-/// Which of the nodes that fit gets a replica. Where the weights are comes first in all of them.
+/// Which of the nodes that fit gets a replica. Among equals it is one that holds the weights already; one that the hint
+/// about the model's memory speaks against is the last choice in all of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Policy {
-    /// The node with the most free GPUs, or cores where none is needed; copies of one deployment apart.
+    /// Copies of one deployment apart; then where the weights are; then the node with the most free GPUs, or cores where
+    /// none is needed.
     #[default]
     Default,
-    /// The node with the least left that still fits: others stay free for what is large.
+    /// Where the weights are; then the node with the least left that still fits: others stay free for what is large.
     Binpack,
-    /// The node with the fewest replicas of this deployment, then of any.
+    /// The node with the fewest replicas of this deployment; then where the weights are; then the fewest of any.
     Spread,
 }
 
@@ -243,6 +275,7 @@ pub struct Autoscale {
     /// Most replicas; at least one, and not below `min`.
     pub max: u32,
     /// Requests in flight that each replica should have; at least one.
+    #[serde(rename = "target_inflight")]
     pub target: u32,
     /// After a change the number stays for this long, unless it is to grow.
     #[serde(serialize_with = "seconds")]

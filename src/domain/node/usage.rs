@@ -1,6 +1,11 @@
 //! What placing needs to know of a node besides what it has: as coarse as that allows, so that it changes seldom.
 
+use std::collections::BTreeSet;
+
+use nebula_core::ids::ReplicaId;
+
 use super::NodeStats;
+use crate::domain::report::{ReplicaReport, ReportedStatus};
 
 /// Others' GPU memory is counted in steps of this size.
 const MEMORY_STEP: u64 = 256 << 20;
@@ -17,6 +22,8 @@ pub struct Usage {
     pub disk_free_bytes: Option<u64>,
     /// The models that it holds completely, as their sources are written, in order.
     pub models: Vec<String>,
+    /// The replicas that live on it, whoever knows of them.
+    pub living: BTreeSet<ReplicaId>,
 }
 
 /// What one GPU has left.
@@ -31,9 +38,9 @@ pub struct GpuUse {
 }
 
 impl Usage {
-    /// What an agent's newest figures say.
+    /// What an agent's newest report says.
     #[must_use]
-    pub fn of(stats: &NodeStats) -> Self {
+    pub fn of(stats: &NodeStats, replicas: &[ReplicaReport]) -> Self {
         let gpus = stats.gpu_stats.iter().map(|gpu| GpuUse {
             uuid: gpu.uuid.clone(),
             used_by_others_bytes: gpu
@@ -46,7 +53,11 @@ impl Usage {
         models.sort_unstable();
         models.dedup();
         let disk_free_bytes = stats.disk_free_bytes.map(|free| free / DISK_STEP * DISK_STEP);
-        Self { gpus: gpus.collect(), disk_free_bytes, models }
+        let lives = |report: &&ReplicaReport| {
+            !matches!(report.status, ReportedStatus::Stopped | ReportedStatus::Failed)
+        };
+        let living = replicas.iter().filter(lives).map(|report| report.replica_id).collect();
+        Self { gpus: gpus.collect(), disk_free_bytes, models, living }
     }
 }
 
@@ -65,12 +76,12 @@ mod tests {
             ..NodeStats::default()
         };
         let gib = 1 << 30;
-        let usage = Usage::of(&stats(1, 3 * gib + 5));
-        assert_eq!(usage, Usage::of(&stats(200 << 20, 4 * gib - 1)));
+        let usage = Usage::of(&stats(1, 3 * gib + 5), &[]);
+        assert_eq!(usage, Usage::of(&stats(200 << 20, 4 * gib - 1), &[]));
         assert_eq!(usage.gpus.first().map(|gpu| gpu.used_by_others_bytes), Some(256 << 20));
         assert_eq!(usage.disk_free_bytes, Some(3 * gib));
         assert_eq!(usage.models, ["hf://a/a", "hf://b/b"]);
-        assert_ne!(usage, Usage::of(&stats(300 << 20, 3 * gib)));
-        assert_ne!(usage, Usage::of(&stats(1, 4 * gib)));
+        assert_ne!(usage, Usage::of(&stats(300 << 20, 3 * gib), &[]));
+        assert_ne!(usage, Usage::of(&stats(1, 4 * gib), &[]));
     }
 }

@@ -1,22 +1,30 @@
-//! `POST /deployments`: from what the user wrote to a spec that can be right.
+//! `POST /deployments`: from what the user wrote to a spec that can be right. `PATCH` comes through here too, with what
+//! is there already beside what was written.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use nebula_core::clock::WallTime;
 use nebula_core::duration;
 use nebula_core::runtime::{Driver, RuntimeKind};
 use nebula_core::source::ModelSource;
 use nebula_core::token::{Secret, TokenKind};
-use serde::Deserialize;
 use serde_json::Value;
 
+use self::body::{AutoscaleBody, GpuBody};
 use crate::domain::deployment::{
-    CpuNeed, DRAIN_DEFAULT, Deployment, DeploymentSpec, GpuNeed, LostAfter, Policy, Strategy,
+    Autoscale, CpuNeed, DRAIN_DEFAULT, Deployment, DeploymentSpec, GpuNeed, LostAfter, Policy, Strategy,
     is_deployment_name, slug,
 };
 use crate::domain::error::{Error, ErrorClass};
 use crate::domain::image;
 use crate::domain::route::Balance;
+
+mod body;
+#[cfg(test)]
+mod tests;
+
+pub(super) use self::body::CreateBody;
 
 /// Most replicas of one deployment.
 const REPLICAS_MAX: i64 = 1_000;
@@ -26,51 +34,20 @@ const GPUS_MAX: i64 = 64;
 const CORES_MAX: i64 = 4_096;
 /// The largest spec, so that its records and commands fit into the store.
 const SPEC_BYTES_MAX: usize = 5_000;
+/// The longest time that a replica which is to go may take for the requests that it has.
+const DRAIN_MAX: Duration = Duration::from_secs(3_600);
+/// Requests in flight that each replica should have, unless the user says otherwise.
+const TARGET_INFLIGHT_DEFAULT: i64 = 8;
+/// Most of them.
+const TARGET_INFLIGHT_MAX: i64 = 100_000;
+/// How long the number of replicas stays after a change, unless the user says otherwise.
+const COOLDOWN_DEFAULT: Duration = Duration::from_secs(60);
+/// How long nobody asks until the last replica goes, unless the user says otherwise.
+const IDLE_AFTER_DEFAULT: Duration = Duration::from_secs(300);
+/// The longest of both.
+const AUTOSCALE_TIME_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
-/// The request's body. Fields that are not known are refused: they are typing errors more often than not.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct CreateBody {
-    name: Option<String>,
-    model: String,
-    runtime: Option<String>,
-    source: Option<String>,
-    image: Option<String>,
-    driver: Option<String>,
-    #[serde(default)]
-    command: Vec<String>,
-    #[serde(default)]
-    args: Vec<String>,
-    #[serde(default)]
-    env: BTreeMap<String, String>,
-    node: Option<String>,
-    #[serde(default)]
-    labels: BTreeMap<String, String>,
-    replicas: Option<i64>,
-    gpu: Option<GpuBody>,
-    cpu: Option<CpuBody>,
-    #[serde(default)]
-    public: bool,
-    lost_after: Option<Value>,
-    routing: Option<String>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct GpuBody {
-    count: Option<i64>,
-    #[serde(rename = "type")]
-    kind: Option<String>,
-    memory_bytes: Option<u64>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct CpuBody {
-    cores: i64,
-}
-
-fn wrong(message: impl Into<String>) -> Error {
+pub(super) fn wrong(message: impl Into<String>) -> Error {
     Error::new(ErrorClass::Unprocessable, message)
 }
 
@@ -86,7 +63,7 @@ pub(super) fn deployment(body: CreateBody, now: WallTime) -> Result<(Deployment,
         }
         None => slug(&body.model),
     };
-    let spec = spec(body)?;
+    let spec = spec(body, None)?;
     let no_token =
         |error: nebula_core::token::NoRandomness| Error::new(ErrorClass::Internal, error.to_string());
     let token = Secret::generate(TokenKind::Deployment).map_err(no_token)?;
@@ -95,7 +72,8 @@ pub(super) fn deployment(body: CreateBody, now: WallTime) -> Result<(Deployment,
     Ok((dep, token))
 }
 
-fn spec(body: CreateBody) -> Result<DeploymentSpec, Error> {
+/// What is wanted. `present`: how many replicas are wanted now, when the body does not say.
+pub(super) fn spec(body: CreateBody, present: Option<u32>) -> Result<DeploymentSpec, Error> {
     if body.model.trim().is_empty() {
         return Err(wrong("model is empty"));
     }
@@ -117,10 +95,13 @@ fn spec(body: CreateBody) -> Result<DeploymentSpec, Error> {
     let driver = driver.map(str::parse::<Driver>).transpose().map_err(|error| wrong(error.to_string()))?;
     let routing = body.routing.as_deref().map(str::parse::<Balance>).transpose();
     let routing = routing.map_err(|error| wrong(error.to_string()))?;
+    let placement = body.placement.as_deref().map(str::parse::<Policy>).transpose().map_err(wrong)?;
+    let strategy = body.strategy.as_deref().map(str::parse::<Strategy>).transpose().map_err(wrong)?;
+    let autoscale = body.autoscale.as_ref().map(autoscale).transpose()?;
     let spec = DeploymentSpec {
         gpu: gpu(body.gpu, runtime)?,
         cpu: CpuNeed { cores: body.cpu.map_or(Ok(0), |cpu| count("cpu.cores", cpu.cores, CORES_MAX))? },
-        replicas: count("replicas", body.replicas.unwrap_or(1), REPLICAS_MAX)?,
+        replicas: wanted_replicas(body.replicas, present, autoscale.as_ref())?,
         lost_after: body.lost_after.as_ref().map_or(Ok(LostAfter::DEFAULT), lost_after)?,
         model: body.model,
         runtime,
@@ -134,10 +115,13 @@ fn spec(body: CreateBody) -> Result<DeploymentSpec, Error> {
         labels: body.labels,
         public: body.public,
         routing: routing.unwrap_or_default(),
-        placement: Policy::default(),
-        strategy: Strategy::default(),
-        drain: DRAIN_DEFAULT,
-        autoscale: None,
+        placement: placement.unwrap_or_default(),
+        strategy: strategy.unwrap_or_default(),
+        drain: body
+            .drain_timeout
+            .as_ref()
+            .map_or(Ok(DRAIN_DEFAULT), |value| time("drain_timeout", value, DRAIN_MAX))?,
+        autoscale,
     };
     if let Some(image) = &spec.image {
         image::check(image).map_err(wrong)?;
@@ -175,19 +159,82 @@ pub(super) fn count(field: &str, value: i64, max: i64) -> Result<u32, Error> {
     }
 }
 
-/// The number of replicas of a scale request.
-pub(super) fn replicas(value: i64) -> Result<u32, Error> {
-    count("replicas", value, REPLICAS_MAX)
+/// The number of replicas that a user asks for; of an autoscaled deployment one that the load may ask for too.
+pub(super) fn replicas(value: i64, autoscale: Option<&Autoscale>) -> Result<u32, Error> {
+    let number = count("replicas", value, REPLICAS_MAX)?;
+    match autoscale {
+        Some(Autoscale { min, max, .. }) if !(*min..=*max).contains(&number) => Err(wrong(format!(
+            "replicas is {number}, and autoscale allows {min} to {max}; change autoscale, or leave replicas to it"
+        ))),
+        _ => Ok(number),
+    }
+}
+
+/// How many replicas are wanted: what was said, else what is there as far as it is allowed, else one.
+fn wanted_replicas(
+    said: Option<i64>,
+    present: Option<u32>,
+    autoscale: Option<&Autoscale>,
+) -> Result<u32, Error> {
+    match (said, present, autoscale) {
+        (Some(said), _, _) => replicas(said, autoscale),
+        (None, Some(present), Some(auto)) => Ok(present.clamp(auto.min, auto.max)),
+        (None, Some(present), None) => Ok(present),
+        (None, None, Some(auto)) => Ok(auto.min.max(1)),
+        (None, None, None) => Ok(1),
+    }
+}
+
+fn autoscale(body: &AutoscaleBody) -> Result<Autoscale, Error> {
+    let min = count("autoscale.min", body.min, REPLICAS_MAX)?;
+    let max = count("autoscale.max", body.max, REPLICAS_MAX)?;
+    if max == 0 {
+        return Err(wrong("autoscale.max is 0; to have no replicas, stop the deployment or scale it to 0"));
+    }
+    if max < min {
+        return Err(wrong(format!("autoscale.max is {max}, less than autoscale.min, which is {min}")));
+    }
+    let target = body.target_inflight.unwrap_or(TARGET_INFLIGHT_DEFAULT);
+    let target = u32::try_from(target).ok().filter(|_| (1..=TARGET_INFLIGHT_MAX).contains(&target));
+    let target = target.ok_or_else(|| {
+        let given = body.target_inflight.unwrap_or_default();
+        wrong(format!("autoscale.target_inflight is {given}, not from 1 to {TARGET_INFLIGHT_MAX}"))
+    })?;
+    let wait = |field: &str, value: &Option<Value>, default| {
+        value.as_ref().map_or(Ok(default), |value| time(field, value, AUTOSCALE_TIME_MAX))
+    };
+    Ok(Autoscale {
+        min,
+        max,
+        target,
+        cooldown: wait("autoscale.cooldown", &body.cooldown, COOLDOWN_DEFAULT)?,
+        idle_after: wait("autoscale.idle_after", &body.idle_after, IDLE_AFTER_DEFAULT)?,
+    })
 }
 
 fn lost_after(value: &Value) -> Result<LostAfter, Error> {
+    if value == "never" {
+        return Ok(LostAfter::Never);
+    }
+    let or_never = |mut error: Error| {
+        error.message.push_str(", or \"never\"");
+        error
+    };
+    time("lost_after", value, Duration::MAX).map(LostAfter::After).map_err(or_never)
+}
+
+/// A time as seconds or as a duration with its unit.
+pub(super) fn time(field: &str, value: &Value, most: Duration) -> Result<Duration, Error> {
     let text = match value {
-        Value::String(text) if text == "never" => return Ok(LostAfter::Never),
         Value::String(text) => text.clone(),
         Value::Number(number) => number.to_string(),
-        _ => return Err(wrong("lost_after is neither seconds nor a duration like \"5m\" nor \"never\"")),
+        _ => return Err(wrong(format!("{field} is neither seconds nor a duration like \"5m\""))),
     };
-    duration::parse(&text).map(LostAfter::After).map_err(|error| wrong(format!("lost_after: {error}")))
+    let time = duration::parse(&text).map_err(|error| wrong(format!("{field}: {error}")))?;
+    if time > most {
+        return Err(wrong(format!("{field} is {text}, more than {}", duration::human(most))));
+    }
+    Ok(time)
 }
 
 /// The program and its arguments as an operating system can take them.
@@ -209,74 +256,5 @@ fn check_env(env: &BTreeMap<String, String>) -> Result<(), Error> {
     match env.iter().find(|(key, value)| !legal(key) || value.contains('\0')) {
         Some((key, _)) => Err(wrong(format!("\"{key}\" is no environment variable's name"))),
         None => Ok(()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn create(json: &str) -> Result<(Deployment, Secret), Error> {
-        deployment(serde_json::from_str(json).expect("well formed"), WallTime(1))
-    }
-
-    #[test]
-    fn what_is_not_said_is_found_out() {
-        let (dep, token) = create(r#"{"model":"llama3.2:1b"}"#).expect("valid");
-        assert_eq!(dep.name, "llama3.2-1b");
-        assert_eq!(dep.spec.runtime, RuntimeKind::Ollama);
-        assert_eq!(
-            dep.spec.source.as_ref().map(ToString::to_string).as_deref(),
-            Some("ollama://llama3.2:1b")
-        );
-        assert_eq!((dep.spec.replicas, dep.spec.gpu.count), (1, 0));
-        assert_eq!((dep.spec.lost_after, dep.spec.routing), (LostAfter::DEFAULT, Balance::LeastOutstanding));
-        assert!(dep.token.matches(token.expose()));
-        let (dep, _) = create(r#"{"model":"meta-llama/Llama-3.1-8B"}"#).expect("valid");
-        assert_eq!((dep.spec.runtime, dep.spec.gpu.count), (RuntimeKind::Vllm, 1));
-    }
-
-    #[test]
-    fn what_can_never_be_right_is_refused() {
-        for (json, part) in [
-            (r#"{"model":"m","runtime":"vlm"}"#, "unknown runtime \"vlm\""),
-            (r#"{"model":"demo"}"#, "cannot tell the runtime"),
-            (r#"{"model":" ","runtime":"sim"}"#, "model is empty"),
-            (r#"{"model":"m","runtime":"sim","replicas":-1}"#, "replicas is -1"),
-            (r#"{"model":"m","runtime":"sim","gpu":{"count":-1}}"#, "gpu.count is -1"),
-            (r#"{"model":"m","runtime":"sim","name":"a b"}"#, "name \"a b\""),
-            (r#"{"model":"ftp://x","runtime":"sim"}"#, "unknown model source"),
-            (r#"{"model":"m","runtime":"sim","lost_after":"soon"}"#, "lost_after"),
-            (r#"{"model":"m","runtime":"sim","routing":"random"}"#, "routing \"random\" is none of"),
-            (r#"{"model":"m","runtime":"sim","env":{"A=B":"c"}}"#, "environment"),
-            (
-                r#"{"model":"m","runtime":"sim","image":"Bad Image"}"#,
-                "image \"Bad Image\" has capital letters",
-            ),
-            (r#"{"model":"m","runtime":"sim","image":"a","driver":"process"}"#, "needs the driver docker"),
-            (r#"{"model":"m","runtime":"sim","driver":"podman"}"#, "podman"),
-            (r#"{"model":"m","runtime":"sim","command":[""]}"#, "names no program"),
-            (r#"{"model":"m","runtime":"sim","args":["a\u0000"]}"#, "zero byte"),
-        ] {
-            let error = create(json).expect_err(json);
-            assert_eq!(error.class, ErrorClass::Unprocessable, "{json}");
-            assert!(error.message.contains(part), "{}", error.message);
-        }
-    }
-
-    #[test]
-    fn requests_are_spread_as_it_was_said() {
-        for balance in Balance::ALL {
-            let (dep, _) =
-                create(&format!(r#"{{"model":"m","runtime":"sim","routing":"{balance}"}}"#)).expect("valid");
-            assert_eq!(dep.spec.routing, balance);
-        }
-    }
-
-    #[test]
-    fn zero_replicas_and_never_lost_are_right() {
-        let (dep, _) =
-            create(r#"{"model":"m","runtime":"sim","replicas":0,"lost_after":"never"}"#).expect("valid");
-        assert_eq!((dep.spec.replicas, dep.spec.lost_after), (0, LostAfter::Never));
     }
 }

@@ -1,5 +1,7 @@
 //! `/api/v1/deployments`.
 
+use std::time::Duration;
+
 use actix_web::http::header::CONTENT_TYPE;
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
@@ -8,16 +10,18 @@ use nebula_core::clock::wall_now;
 use nebula_core::token::{Secret, TokenKind};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::json;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::error::refuse;
+use super::patch::Patch;
 use super::{Api, Page, create, origin, page, view};
 use crate::actors::catalog::{Create, Created};
 use crate::actors::deployment::machine::Intent;
 use crate::actors::queries::LogRequest;
 use crate::domain::error::{Error, ErrorClass};
 use crate::domain::idempotency::KEY_BYTES_MAX;
+use crate::domain::key::OVERLAP_MAX;
 
 type Shared = web::Data<Api>;
 
@@ -28,16 +32,34 @@ pub(super) fn configure(cfg: &mut web::ServiceConfig) {
             web::resource("/deployments/{name}/events").route(web::get().to(super::events::of_deployment)),
         )
         .service(web::resource("/deployments/{name}/exec").route(web::post().to(super::exec::post)))
-        .service(web::resource("/deployments/{name}/{action}").route(web::post().to(act)))
+        .service(web::resource("/deployments/{name}/why").route(web::get().to(why)))
         .service(
-            web::resource("/deployments/{name}").route(web::get().to(get)).route(web::delete().to(delete)),
+            web::resource("/deployments/{name}/{action:start|stop|restart|scale|rotate-token}")
+                .route(web::post().to(act)),
+        )
+        .service(
+            web::resource("/deployments/{name}")
+                .route(web::get().to(get))
+                .route(web::patch().to(patch))
+                .route(web::delete().to(delete)),
         );
 }
 
-/// The body as JSON, whatever content type it claims.
+/// The body as JSON, whatever content type it claims. It is an object: of an array the place of a value would say what
+/// it means.
 pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
-    serde_json::from_slice(body)
-        .map_err(|error| Error::new(ErrorClass::Invalid, format!("the body: {error}")))
+    if body.trim_ascii_start().starts_with(b"[") {
+        return Err(Error::new(ErrorClass::Invalid, "the body: it is an array, not an object"));
+    }
+    serde_json::from_slice(body).map_err(|error| not_as_expected("", &error))
+}
+
+/// The error for a body, or a `field` of it, that holds something else than it should.
+pub(super) fn not_as_expected(field: &str, error: &serde_json::Error) -> Error {
+    let said = error.to_string().replace("expected i64", "expected a whole number");
+    let said = said.replace("expected u64", "expected a whole number");
+    let field = if field.is_empty() { String::new() } else { format!("{field}: ") };
+    Error::new(ErrorClass::Invalid, format!("the body: {field}{said}"))
 }
 
 /// The client's idempotency key with the hash of the body, if it sent one.
@@ -104,6 +126,24 @@ async fn get(request: HttpRequest, api: Shared, name: web::Path<String>) -> Http
     }
 }
 
+async fn patch(request: HttpRequest, api: Shared, name: web::Path<String>, body: Bytes) -> HttpResponse {
+    let changed = async {
+        let patch = Patch::read(&body)?;
+        api.system.change(&name, |spec| patch.apply(spec), origin(&request)).await
+    };
+    match changed.await {
+        Ok(dep) => HttpResponse::Accepted().json(view::deployment(&dep, &api.gateway_url)),
+        Err(error) => refuse(&request, &error),
+    }
+}
+
+async fn why(request: HttpRequest, api: Shared, name: web::Path<String>) -> HttpResponse {
+    match api.system.why(&name).await {
+        Ok(why) => HttpResponse::Ok().json(why),
+        Err(error) => refuse(&request, &error),
+    }
+}
+
 async fn delete(request: HttpRequest, api: Shared, name: web::Path<String>) -> HttpResponse {
     match api.system.want(&name, Intent::Delete, origin(&request)).await {
         Ok(dep) => HttpResponse::Accepted().json(view::deployment(&dep, &api.gateway_url)),
@@ -115,6 +155,20 @@ async fn delete(request: HttpRequest, api: Shared, name: web::Path<String>) -> H
 #[serde(deny_unknown_fields)]
 struct Scale {
     replicas: i64,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Rotate {
+    overlap: Option<Value>,
+}
+
+impl Rotate {
+    /// How long the old token is valid beside the new one: not at all, unless it is said.
+    fn overlap(body: &[u8]) -> Result<Duration, Error> {
+        let body: Self = if body.is_empty() { Self::default() } else { parse(body)? };
+        body.overlap.as_ref().map_or(Ok(Duration::ZERO), |value| create::time("overlap", value, OVERLAP_MAX))
+    }
 }
 
 async fn act(
@@ -130,13 +184,18 @@ async fn act(
             "start" => Intent::Start,
             "stop" => Intent::Stop,
             "restart" => Intent::Restart,
-            "scale" => Intent::Scale(create::replicas(parse::<Scale>(&body)?.replicas)?),
+            "scale" => {
+                let wanted = parse::<Scale>(&body)?.replicas;
+                let dep = api.system.deployment(&name).await?;
+                Intent::Scale(create::replicas(wanted, dep.spec.autoscale.as_ref())?)
+            }
             "rotate-token" => {
+                let overlap = Rotate::overlap(&body)?;
                 let token = Secret::generate(TokenKind::Deployment)
                     .map_err(|error| Error::new(ErrorClass::Internal, error.to_string()))?;
                 let hash = token.hash();
                 shown_once = Some(token);
-                Intent::Rotate(hash)
+                Intent::Rotate { token: hash, overlap }
             }
             other => {
                 let what = format!("\"{other}\" is nothing that can be done with a deployment");

@@ -102,7 +102,7 @@ fn budget(body: BudgetBody) -> Result<Budget, Error> {
 }
 
 /// Seconds, or a duration such as `"24h"`.
-fn time(field: &str, value: &Value, most: Duration) -> Result<Duration, Error> {
+pub(super) fn time(field: &str, value: &Value, most: Duration) -> Result<Duration, Error> {
     let text = match value {
         Value::String(text) => text.clone(),
         Value::Number(number) => number.to_string(),

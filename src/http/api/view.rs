@@ -1,11 +1,13 @@
 //! What the API shows of deployments, nodes and events.
 
+use nebula_core::ids::OperationId;
 use serde_json::{Value, json};
 
 use crate::actors::queries::NodePicture;
 use crate::actors::tree::Life;
 use crate::domain::deployment::{Deployment, Phase, Replica};
 use crate::domain::event::{JournalEvent, Subject};
+use crate::domain::operation::Operation;
 
 /// A deployment.
 pub(super) fn deployment(dep: &Deployment, gateway_url: &str) -> Value {
@@ -22,10 +24,14 @@ pub(super) fn deployment(dep: &Deployment, gateway_url: &str) -> Value {
         "desired_state": dep.desired,
         "message": dep.message(),
         "generation": dep.generation,
+        "revision": dep.revision,
+        "changing": dep.previous.is_some(),
         "public": spec.public,
         "endpoint": gateway_url,
         "replicas": dep.replicas.iter().map(|each| replica(dep, each)).collect::<Vec<_>>(),
         "spec": spec,
+        "hint": dep.hint,
+        "old_token_until": dep.old_token.map(|old| old.until.rfc3339()),
         "created_at": dep.created_at.rfc3339(),
         "updated_at": dep.updated_at.rfc3339(),
     })
@@ -51,6 +57,8 @@ fn replica(dep: &Deployment, replica: &Replica) -> Value {
         "node_name": place.map(|place| &place.node_name),
         "state": replica.phase,
         "generation": replica.generation,
+        "revision": replica.revision,
+        "leaving": replica.leaving,
         "endpoint": place.map(|place| format!("http://{}/d/{}", place.proxy, dep.id)),
         "container_id": replica.container_id,
         "port": replica.port,
@@ -62,8 +70,8 @@ fn replica(dep: &Deployment, replica: &Replica) -> Value {
     })
 }
 
-/// A node with the replicas that have their place on it.
-pub(super) fn node(picture: &NodePicture, replicas: &[Value]) -> Value {
+/// A node with the replicas that have their place on it, and the drain that empties it.
+pub(super) fn node(picture: &NodePicture, replicas: &[Value], operation: Option<OperationId>) -> Value {
     let node = &picture.update.node;
     json!({
         "id": node.id,
@@ -71,6 +79,7 @@ pub(super) fn node(picture: &NodePicture, replicas: &[Value]) -> Value {
         "address": node.address,
         "state": picture.update.availability,
         "scheduling": node.scheduling,
+        "operation": operation,
         "version": node.version,
         "gateway_subdomain": node.subdomain,
         "labels": node.labels,
@@ -80,6 +89,24 @@ pub(super) fn node(picture: &NodePicture, replicas: &[Value]) -> Value {
         "last_heartbeat_age_seconds": picture.heard_ago.map(|ago| ago.as_secs()),
         "created_at": node.created_at.rfc3339(),
         "replicas": replicas,
+    })
+}
+
+/// A drain of a node.
+pub(super) fn operation(operation: &Operation) -> Value {
+    json!({
+        "id": operation.id,
+        "kind": "drain",
+        "node": operation.node,
+        "node_name": operation.node_name,
+        "state": operation.state,
+        "started_at": operation.started_at.rfc3339(),
+        "until": operation.until.rfc3339(),
+        "ended_at": operation.ended_at.map(|at| at.rfc3339()),
+        "total": operation.total,
+        "left": operation.left,
+        "blocked": operation.blocked,
+        "message": operation.message,
     })
 }
 

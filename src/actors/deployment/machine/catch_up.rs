@@ -18,6 +18,7 @@ impl Machine {
         if facts.availability == Availability::Offline {
             return;
         }
+        self.take_up(facts);
         let of_ours = |report: &&ReplicaReport| {
             let is_it = |place: &crate::domain::deployment::Placement| place.node_id == facts.node_id;
             let mut ours = self.dep.replicas.iter().filter(|replica| replica.id == report.replica_id);
@@ -59,6 +60,24 @@ impl Machine {
             }
             for replica in self.dep.replicas.iter_mut().filter(|replica| replica.id == report.replica_id) {
                 replica.generation = newest;
+            }
+        }
+    }
+
+    /// What runs at the deployment's generation already, unknown to the store, is not started again; and what was
+    /// restarted, unknown to the store, is what its node says that it is, whatever was wanted since.
+    fn take_up(&mut self, facts: &NodeFacts) {
+        let generation = self.dep.generation;
+        for replica in self.dep.replicas.iter_mut().filter(|replica| replica.generation < generation) {
+            let here = replica.placement.as_ref().is_some_and(|place| place.node_id == facts.node_id);
+            let known = replica.generation.next()..=generation;
+            let runs = facts
+                .replicas
+                .iter()
+                .filter(|_| here && !replica.leaving)
+                .find(|report| report.replica_id == replica.id && known.contains(&report.generation));
+            if let Some(report) = runs {
+                replica.generation = report.generation;
             }
         }
     }

@@ -11,6 +11,12 @@ use crate::domain::report::{ReplicaReport, ReportedStatus, Seen};
 /// When the deployment was last changed.
 pub(super) const UPDATED: WallTime = WallTime(5_000_000);
 
+/// Long after the last change.
+pub(super) const NOW: Now = Now { tick: Tick(1_000_000), wall: WallTime(u64::MAX) };
+
+/// When `intend` says what is wanted: right after the last change.
+pub(super) const INTENDED: Now = Now { tick: NOW.tick, wall: WallTime(UPDATED.0 + 1) };
+
 pub(super) fn deployment_id() -> DeploymentId {
     DeploymentId::from_bytes([1; 16])
 }
@@ -94,6 +100,7 @@ pub(super) fn reported(index: u8, generation: u64, status: ReportedStatus) -> Re
         port: 30_000,
         message: String::new(),
         restarts: 0,
+        exit_code: None,
         seen: Seen::default(),
     }
 }
@@ -118,12 +125,12 @@ pub(super) fn offline(node: &str) -> NodeFacts {
 /// A machine whose actor has started long after the last change.
 pub(super) fn started(dep: Deployment) -> Machine {
     let mut machine = Machine::load(dep);
-    machine.step(Event::Started(WallTime(u64::MAX)));
+    machine.step(Event::Started, NOW);
     machine
 }
 
 pub(super) fn intend(machine: &mut Machine, intent: Intent) -> Vec<Effect> {
-    machine.step(Event::Intent(ReplyTo(1), intent, WallTime(UPDATED.0 + 1)))
+    machine.step(Event::Intent(ReplyTo(1), intent), INTENDED)
 }
 
 /// What the nodes are told: node, replica, generation and the command's name.

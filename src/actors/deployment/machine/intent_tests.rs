@@ -27,7 +27,13 @@ fn a_wish_changes_what_is_wanted_and_a_new_generation_starts_all_anew() {
         (Desired::Running, Intent::Scale(3), Desired::Running, 1, true),
         (Desired::Running, Intent::Change(other_spec()), Desired::Running, 2, true),
         (Desired::Running, Intent::Change(same_spec), Desired::Running, 1, false),
-        (Desired::Running, Intent::Rotate(TokenHash::of("new")), Desired::Running, 1, true),
+        (
+            Desired::Running,
+            Intent::Rotate { token: TokenHash::of("new"), overlap: Duration::ZERO },
+            Desired::Running,
+            1,
+            true,
+        ),
         (Desired::Running, Intent::Delete, Desired::Deleted, 1, true),
         (Desired::Stopped, Intent::Delete, Desired::Deleted, 1, true),
     ] {
@@ -49,7 +55,7 @@ fn what_was_changed_is_what_was_asked_for() {
     assert_eq!(machine.deployment().spec.replicas, 2);
     intend(&mut machine, Intent::Change(other_spec()));
     assert_eq!(machine.deployment().spec, *other_spec());
-    intend(&mut machine, Intent::Rotate(TokenHash::of("new")));
+    intend(&mut machine, Intent::Rotate { token: TokenHash::of("new"), overlap: Duration::ZERO });
     assert_eq!(machine.deployment().token, TokenHash::of("new"));
 }
 
@@ -61,12 +67,12 @@ fn while_it_is_deleted_every_other_wish_is_a_conflict() {
         (Intent::Restart, true),
         (Intent::Scale(3), true),
         (Intent::Change(other_spec()), true),
-        (Intent::Rotate(TokenHash::of("new")), true),
+        (Intent::Rotate { token: TokenHash::of("new"), overlap: Duration::ZERO }, true),
         (Intent::Delete, false),
     ] {
         let case = format!("{intent:?}");
         let mut machine = started(deployment(vec![running(0, "a")]));
-        machine.step(Event::Node(facts("a", 1, vec![reported(0, 1, ReportedStatus::Running)])));
+        machine.step(Event::Node(facts("a", 1, vec![reported(0, 1, ReportedStatus::Running)])), NOW);
         intend(&mut machine, Intent::Delete);
         let before = machine.deployment().clone();
         let effects = intend(&mut machine, intent);
@@ -103,24 +109,29 @@ fn after_the_end_nothing_but_an_answer_comes() {
         ]
     );
     for event in [
-        Event::Started(WallTime(1)),
+        Event::Started,
         Event::Placed(replica_id(1), Generation(1), placement("a")),
         Event::Unplaceable(replica_id(1), Generation(1), "full".to_owned()),
         Event::Node(facts("a", 1, vec![reported(0, 1, ReportedStatus::Running)])),
         Event::NodeGone(node_id("a")),
         Event::Rejected(replica_id(1), Generation(1), "no".to_owned()),
-        Event::RetryPlacement,
+        Event::Capacity,
+        Event::Timer,
+        Event::MayMove(node_id("a"), true),
+        Event::Load(Load::default()),
+        Event::Demand,
+        Event::Hint(MemoryHint { bytes: 1, weights_bytes: 1, how: String::new() }),
     ] {
         let case = format!("{event:?}");
-        assert_eq!(machine.step(event), [], "{case}");
+        assert_eq!(machine.step(event, NOW), [], "{case}");
     }
 }
 
 #[test]
 fn the_end_removes_every_record_at_once_and_leaves_no_line() {
     let mut machine = started(deployment(vec![running(0, "a"), running(1, "b")]));
-    machine.step(Event::Node(offline("a")));
-    machine.step(Event::Node(offline("b")));
+    machine.step(Event::Node(offline("a")), NOW);
+    machine.step(Event::Node(offline("b")), NOW);
     let effects = intend(&mut machine, Intent::Delete);
     let writes = vec![
         Write::DeleteReplica(deployment_id(), replica_id(0)),
@@ -139,8 +150,9 @@ fn new_credentials_are_told_to_every_replica_that_has_a_place_and_stays() {
     let mut dep = deployment(vec![running(0, "a"), running(1, "b"), leaving, pending(3)]);
     dep.spec.public = true;
     let mut machine = started(dep);
-    machine.step(Event::Node(facts("c", 1, vec![reported(2, 1, ReportedStatus::Running)])));
-    let effects = intend(&mut machine, Intent::Rotate(TokenHash::of("new")));
+    machine.step(Event::Node(facts("c", 1, vec![reported(2, 1, ReportedStatus::Running)])), NOW);
+    let effects =
+        intend(&mut machine, Intent::Rotate { token: TokenHash::of("new"), overlap: Duration::ZERO });
     let access = Action::Access { tokens: vec![TokenHash::of("new")], public: true };
     let sends: Vec<_> = effects.iter().filter(|effect| matches!(effect, Effect::Send(..))).cloned().collect();
     let send = |node, index| Effect::Send(node_id(node), replica_id(index), Generation(1), access.clone());
@@ -158,12 +170,13 @@ fn credentials_that_may_not_have_arrived_before_a_restart_are_told_again() {
         (UPDATED.0 - 1, true),
     ] {
         let mut machine = Machine::load(deployment(vec![running(0, "a")]));
-        let effects = machine.step(Event::Started(WallTime(now)));
+        let now = Now { wall: WallTime(now), ..NOW };
+        let effects = machine.step(Event::Started, now);
         let mut expected = vec![Effect::Watch(node_id("a"))];
         if again {
             expected.push(Effect::Send(node_id("a"), replica_id(0), Generation(1), access(&machine)));
         }
-        assert_eq!(effects.get(1..), Some(expected.as_slice()), "{now}");
+        assert_eq!(effects.get(1..), Some(expected.as_slice()), "{now:?}");
     }
 }
 
@@ -171,7 +184,7 @@ fn credentials_that_may_not_have_arrived_before_a_restart_are_told_again() {
 fn after_a_restart_each_node_with_replicas_is_followed_once() {
     let mut machine =
         Machine::load(deployment(vec![running(0, "b"), running(1, "a"), running(2, "b"), pending(3)]));
-    let effects = machine.step(Event::Started(WallTime(u64::MAX)));
+    let effects = machine.step(Event::Started, NOW);
     let watched: Vec<_> = effects.iter().filter(|effect| matches!(effect, Effect::Watch(_))).collect();
     assert_eq!(watched, [&Effect::Watch(node_id("a")), &Effect::Watch(node_id("b"))]);
 }
@@ -184,7 +197,11 @@ fn every_wish_has_a_name_for_the_audit() {
         (Intent::Restart, "deployment.restart", "restart"),
         (Intent::Scale(3), "deployment.scale", "scale to 3 replicas"),
         (Intent::Change(other_spec()), "deployment.change", "change of its spec"),
-        (Intent::Rotate(TokenHash::of("x")), "deployment.rotate-token", "another deployment token"),
+        (
+            Intent::Rotate { token: TokenHash::of("x"), overlap: Duration::ZERO },
+            "deployment.rotate-token",
+            "another deployment token",
+        ),
         (Intent::Delete, "deployment.delete", "delete"),
     ] {
         assert_eq!(intent.told(), (name, words.to_owned()));
@@ -199,7 +216,7 @@ fn a_start_carries_the_whole_spec_and_the_place() {
     dep.spec.public = true;
     let mut machine = started(dep.clone());
     let place = Placement { gpu_devices: vec![1, 3], ..placement("a") };
-    let effects = machine.step(Event::Placed(replica_id(0), Generation(1), place));
+    let effects = machine.step(Event::Placed(replica_id(0), Generation(1), place), NOW);
     let start = effects.iter().find_map(|effect| match effect {
         Effect::Send(_, _, _, Action::Start(start)) => Some((**start).clone()),
         _ => None,

@@ -25,7 +25,7 @@ fn line(kind: &'static str, message: &str) -> (&'static str, String) {
 
 fn report(machine: &mut Machine, status: ReportedStatus, message: &str) -> Vec<Effect> {
     let report = ReplicaReport { message: message.to_owned(), ..reported(0, 1, status) };
-    machine.step(Event::Node(facts("a", 1, vec![report])))
+    machine.step(Event::Node(facts("a", 1, vec![report])), NOW)
 }
 
 #[test]
@@ -33,18 +33,24 @@ fn each_wish_leaves_its_line() {
     let stopped = || Deployment { desired: Desired::Stopped, ..deployment(Vec::new()) };
     let running = || deployment(Vec::new());
     let spec = Box::new(DeploymentSpec { public: true, ..running().spec });
+    let other = Box::new(DeploymentSpec { args: vec!["--fast".to_owned()], ..running().spec });
     for (dep, intent, expected) in [
         (stopped(), Intent::Start, vec![line("start_requested", "generation 2")]),
         (running(), Intent::Start, vec![]),
-        (running(), Intent::Restart, vec![line("changed", "generation 2")]),
-        (running(), Intent::Change(spec), vec![line("changed", "generation 2")]),
+        (running(), Intent::Restart, vec![line("changed", "restart: generation 2")]),
+        (running(), Intent::Change(spec), vec![line("changed", "nothing is restarted for it")]),
+        (
+            running(),
+            Intent::Change(other),
+            vec![line("change_started", "generation 2: nothing of the version before answers")],
+        ),
         (running(), Intent::Stop, vec![line("stop_requested", "generation 1")]),
         (stopped(), Intent::Stop, vec![]),
         (stopped(), Intent::Scale(2), vec![line("scaled", "from 0 to 2 replicas")]),
         (stopped(), Intent::Scale(0), vec![]),
         (
             running(),
-            Intent::Rotate(TokenHash::of("new")),
+            Intent::Rotate { token: TokenHash::of("new"), overlap: Duration::ZERO },
             vec![line("token_rotated", "the old deployment token is no longer valid")],
         ),
     ] {
@@ -57,7 +63,7 @@ fn each_wish_leaves_its_line() {
 #[test]
 fn the_end_is_asked_for_in_a_line_too() {
     let mut machine = started(deployment(vec![running(0, "a")]));
-    machine.step(Event::Node(facts("a", 1, vec![reported(0, 1, ReportedStatus::Running)])));
+    machine.step(Event::Node(facts("a", 1, vec![reported(0, 1, ReportedStatus::Running)])), NOW);
     let effects = intend(&mut machine, Intent::Delete);
     assert!(lines(&effects).contains(&line("delete_requested", "generation 1")));
 }
@@ -68,7 +74,7 @@ fn a_replica_leaves_a_line_when_it_stands_otherwise_with_its_node_and_the_reason
     let effects = report(&mut machine, ReportedStatus::Failed, "exit code 1");
     let expected = Happening {
         kind: "failed",
-        message: "replica 0 on node a is failed: exit code 1".to_owned(),
+        message: "replica 0 on node a has failed: exit code 1".to_owned(),
         replica: Some(replica_id(0)),
         node: Some(node_id("a")),
     };
@@ -92,7 +98,7 @@ fn what_happens_all_the_time_leaves_no_line() {
 #[test]
 fn a_place_is_a_line() {
     let mut machine = started(deployment(vec![pending(0)]));
-    let effects = machine.step(Event::Placed(replica_id(0), Generation(1), placement("a")));
+    let effects = machine.step(Event::Placed(replica_id(0), Generation(1), placement("a")), NOW);
     let expected = Happening {
         kind: "placed",
         message: "placed on node a".to_owned(),
@@ -100,7 +106,7 @@ fn a_place_is_a_line() {
         node: Some(node_id("a")),
     };
     assert_eq!(persisted(&effects).1, [expected]);
-    assert_eq!(lines(&machine.step(Event::RetryPlacement)), [], "and only once");
+    assert_eq!(lines(&machine.step(Event::Capacity, NOW)), [], "and only once");
 }
 
 #[test]
@@ -109,20 +115,23 @@ fn a_replica_without_a_place_is_named_without_one() {
     let effects = intend(&mut machine, Intent::Stop);
     assert_eq!(
         lines(&effects),
-        [line("stopped", "replica 0 is stopped"), line("stop_requested", "generation 1")]
+        [line("stop_requested", "generation 1"), line("stopped", "replica 0 is stopped")]
     );
 }
 
 #[test]
 fn only_what_has_changed_is_written() {
     let mut machine = started(deployment(vec![running(0, "a"), running(1, "b")]));
-    assert_eq!(machine.step(Event::RetryPlacement), [], "nothing has");
+    assert_eq!(machine.step(Event::Capacity, NOW), [], "nothing has");
 
     let (writes, _) = persisted(&report(&mut machine, ReportedStatus::Starting, ""));
     let replica = Replica { phase: Phase::Starting, ..running(0, "a") };
     assert_eq!(writes, [Write::PutReplica(deployment_id(), Box::new(replica))], "one replica");
 
-    let (writes, _) = persisted(&intend(&mut machine, Intent::Rotate(TokenHash::of("new"))));
+    let (writes, _) = persisted(&intend(
+        &mut machine,
+        Intent::Rotate { token: TokenHash::of("new"), overlap: Duration::ZERO },
+    ));
     let head = Deployment { replicas: Vec::new(), ..machine.deployment().clone() };
     assert_eq!(writes, [Write::PutDeployment(Box::new(head))], "the head, without its replicas");
 }
@@ -130,7 +139,7 @@ fn only_what_has_changed_is_written() {
 #[test]
 fn replicas_that_are_gone_are_forgotten() {
     let mut machine = started(deployment(vec![running(0, "a"), running(1, "b")]));
-    machine.step(Event::Node(offline("b")));
+    machine.step(Event::Node(offline("b")), NOW);
     let (writes, _) = persisted(&intend(&mut machine, Intent::Scale(1)));
     assert_eq!(writes.len(), 2, "{writes:?}");
     assert!(matches!(writes[0], Write::PutDeployment(_)));
@@ -152,7 +161,7 @@ fn progress_is_shown_and_never_written() {
         let progress = Progress { percent: Some(percent), message: "pulling image x".to_owned() };
         let seen = Seen { progress: Some(progress), out_of_memory: false };
         let report = ReplicaReport { seen, ..reported(0, 1, ReportedStatus::Preparing) };
-        let effects = machine.step(Event::Node(facts("a", u64::from(percent), vec![report])));
+        let effects = machine.step(Event::Node(facts("a", u64::from(percent), vec![report])), NOW);
         assert_eq!(effects, [], "at {percent} %");
         assert_eq!(machine.deployment().message(), format!("pulling image x, {percent} %"));
     }

@@ -28,11 +28,11 @@ fn what_a_node_reports_is_shown_in_the_light_of_what_is_wanted() {
         let from = if status == Said::Preparing { Phase::Running } else { Phase::Preparing };
         let before = Replica { phase: from, message: "before".to_owned(), ..running(0, "a") };
         let mut machine = started(deployment(vec![before.clone()]));
-        machine.step(says(status, "words"));
+        machine.step(says(status, "words"), NOW);
         assert_eq!((phase(&machine), replica(&machine, 0).message.as_str()), (run, said), "{status:?}");
         let stopped = Deployment { desired: Desired::Stopped, ..deployment(vec![before]) };
         let mut machine = started(stopped);
-        machine.step(says(status, "words"));
+        machine.step(says(status, "words"), NOW);
         assert_eq!(phase(&machine), go, "{status:?} while it is to be stopped");
         if status == Said::Stopped {
             assert_eq!(replica(&machine, 0).message, "", "it did what was asked of it");
@@ -44,7 +44,7 @@ fn what_a_node_reports_is_shown_in_the_light_of_what_is_wanted() {
 fn a_replica_that_leaves_is_stopping_until_it_is_gone() {
     let leaving = Replica { leaving: true, index: 0, ..running(1, "a") };
     let mut machine = started(deployment(vec![running(0, "b"), leaving]));
-    machine.step(Event::Node(facts("a", 1, vec![reported(1, 1, ReportedStatus::Running)])));
+    machine.step(Event::Node(facts("a", 1, vec![reported(1, 1, ReportedStatus::Running)])), NOW);
     assert_eq!(phase(&machine), Phase::Running, "the other one");
     assert_eq!(replica(&machine, 1).phase, Phase::Stopping);
 }
@@ -59,7 +59,7 @@ fn a_report_brings_what_the_runtime_looks_like() {
         ..reported(0, 1, ReportedStatus::Running)
     };
     let other = reported(1, 1, ReportedStatus::Running);
-    let effects = machine.step(Event::Node(facts("a", 1, vec![other, report])));
+    let effects = machine.step(Event::Node(facts("a", 1, vec![other, report])), NOW);
     let expected = Replica { container_id: "c9".to_owned(), port: 30_009, restarts: 4, ..running(0, "a") };
     assert_eq!(*replica(&machine, 0), expected);
     assert_eq!(*replica(&machine, 1), running(1, "a"));
@@ -74,14 +74,14 @@ fn a_report_of_an_older_generation_says_nothing() {
         ..deployment(vec![Replica { generation: Generation(2), phase: Phase::Starting, ..running(0, "a") }])
     };
     let mut machine = started(dep);
-    machine.step(Event::Node(facts("a", 0, vec![reported(0, 1, ReportedStatus::Running)])));
+    machine.step(Event::Node(facts("a", 0, vec![reported(0, 1, ReportedStatus::Running)])), NOW);
     assert_eq!(phase(&machine), Phase::Starting);
 }
 
 #[test]
 fn only_replicas_on_the_node_that_reports_are_concerned() {
     let mut machine = started(deployment(vec![running(0, "a"), running(1, "b")]));
-    machine.step(Event::Node(offline("b")));
+    machine.step(Event::Node(offline("b")), NOW);
     assert_eq!(phase(&machine), Phase::Running);
     assert_eq!(replica(&machine, 1).phase, Phase::Unreachable);
     assert_eq!(replica(&machine, 1).message, "node b is offline");
@@ -99,11 +99,11 @@ fn what_is_known_of_a_replica_outlives_its_node_going_offline() {
         ("it is to stop", Desired::Stopped, Phase::Stopping, Phase::Stopping, "why"),
     ] {
         let mut machine = started(Deployment { desired, ..deployment(vec![at(before, false)]) });
-        machine.step(Event::Node(offline("a")));
+        machine.step(Event::Node(offline("a")), NOW);
         assert_eq!((phase(&machine), replica(&machine, 0).message.as_str()), (after, message), "{what}");
     }
     let mut machine = started(deployment(vec![at(Phase::Running, true)]));
-    let effects = machine.step(Event::Node(offline("a")));
+    let effects = machine.step(Event::Node(offline("a")), NOW);
     let waited_for = machine.deployment().replicas.iter().any(|replica| replica.id == replica_id(0));
     assert!(!waited_for, "it leaves");
     assert_eq!(released(&effects), [replica_id(0)]);
@@ -113,7 +113,7 @@ fn what_is_known_of_a_replica_outlives_its_node_going_offline() {
 fn a_node_that_comes_back_by_another_name_is_shown_by_it() {
     let mut machine = started(deployment(vec![running(0, "a")]));
     let renamed = NodeFacts { node_name: "renamed".to_owned(), ..offline("a") };
-    machine.step(Event::Node(renamed));
+    machine.step(Event::Node(renamed), NOW);
     let place = replica(&machine, 0).placement.as_ref().expect("a place");
     assert_eq!(place.node_name, "renamed");
 }
@@ -121,7 +121,7 @@ fn a_node_that_comes_back_by_another_name_is_shown_by_it() {
 #[test]
 fn a_forgotten_node_takes_its_replicas_with_it_and_new_ones_are_sought_a_place() {
     let mut machine = started(deployment(vec![running(0, "a"), running(1, "b")]));
-    let effects = machine.step(Event::NodeGone(node_id("a")));
+    let effects = machine.step(Event::NodeGone(node_id("a")), NOW);
     assert_eq!(released(&effects), [replica_id(0)]);
     assert!(effects.contains(&Effect::Unwatch(node_id("a"))));
     assert!(!effects.contains(&Effect::Unwatch(node_id("b"))));
@@ -137,13 +137,13 @@ fn a_forgotten_node_takes_its_replicas_with_it_and_new_ones_are_sought_a_place()
 fn forgetting_one_node_says_nothing_twice_to_another() {
     let mut machine = started(deployment(vec![running(0, "a"), running(1, "b")]));
     assert_eq!(told(&intend(&mut machine, Intent::Stop)), ["stop", "stop"]);
-    assert_eq!(told(&machine.step(Event::NodeGone(node_id("a")))), Vec::<&str>::new());
+    assert_eq!(told(&machine.step(Event::NodeGone(node_id("a")), NOW)), Vec::<&str>::new());
 }
 
 #[test]
 fn a_place_is_taken_by_the_replica_that_waits_for_it() {
     let mut machine = started(deployment(vec![pending(0), pending(1)]));
-    let effects = machine.step(Event::Placed(replica_id(1), Generation(1), placement("a")));
+    let effects = machine.step(Event::Placed(replica_id(1), Generation(1), placement("a")), NOW);
     assert!(effects.contains(&Effect::Watch(node_id("a"))));
     assert_eq!(sent(&effects), [("a".to_owned(), replica_id(1), 1, "start")]);
     assert_eq!(released(&effects), []);
@@ -167,7 +167,7 @@ fn a_place_that_nobody_waits_for_any_more_is_given_back() {
         ("sought for an older spec", newer, 0),
     ] {
         let mut machine = Machine::load(dep.clone());
-        let effects = machine.step(Event::Placed(replica_id(id), Generation(1), placement("a")));
+        let effects = machine.step(Event::Placed(replica_id(id), Generation(1), placement("a")), NOW);
         assert_eq!(released(&effects), [replica_id(id)], "{what}");
         let places: Vec<_> = machine.deployment().replicas.iter().map(|r| r.placement.clone()).collect();
         let before: Vec<_> = dep.replicas.iter().map(|r| r.placement.clone()).collect();
@@ -175,7 +175,7 @@ fn a_place_that_nobody_waits_for_any_more_is_given_back() {
         assert!(!effects.contains(&Effect::Watch(node_id("a"))), "{what}");
     }
     let mut machine = Machine::load(deployment(vec![leaving]));
-    let effects = machine.step(Event::Placed(replica_id(0), Generation(1), placement("a")));
+    let effects = machine.step(Event::Placed(replica_id(0), Generation(1), placement("a")), NOW);
     assert!(released(&effects).contains(&replica_id(0)), "it leaves");
     assert_eq!(sent(&effects), []);
 }
@@ -184,9 +184,9 @@ fn a_place_that_nobody_waits_for_any_more_is_given_back() {
 fn a_place_that_was_sought_for_an_older_spec_is_sought_anew() {
     let mut machine = started(deployment(vec![pending(0)]));
     assert_eq!(sought(&intend(&mut machine, Intent::Restart)), [], "it is being sought still");
-    let effects = machine.step(Event::Placed(replica_id(0), Generation(1), placement("a")));
+    let effects = machine.step(Event::Placed(replica_id(0), Generation(1), placement("a")), NOW);
     assert_eq!(sought(&effects), [(replica_id(0), 2)]);
-    let effects = machine.step(Event::Placed(replica_id(0), Generation(2), placement("a")));
+    let effects = machine.step(Event::Placed(replica_id(0), Generation(2), placement("a")), NOW);
     assert_eq!(sent(&effects), [("a".to_owned(), replica_id(0), 2, "start")]);
 }
 
@@ -194,18 +194,22 @@ fn a_place_that_was_sought_for_an_older_spec_is_sought_anew() {
 fn a_replica_without_a_place_says_why_and_asks_again_later_once() {
     let mut machine = started(deployment(vec![pending(0), pending(1)]));
     let unplaceable = |n| Event::Unplaceable(replica_id(n), Generation(1), "no node fits".to_owned());
-    let effects = machine.step(unplaceable(0));
-    let later = Effect::RetryAfter(Duration::from_secs(10));
-    assert!(effects.contains(&later));
+    let effects = machine.step(unplaceable(0), NOW);
+    let later = NOW.tick.plus(Duration::from_secs(60));
+    assert_eq!((sought(&effects), machine.next_timer()), (vec![], Some(later)));
     assert_eq!(replica(&machine, 0).message, "no node fits");
     assert_eq!(replica(&machine, 1).message, "", "it was not spoken of");
     assert_eq!(machine.deployment().state(), Phase::Pending);
-    let effects = machine.step(unplaceable(1));
-    assert!(!effects.contains(&later), "one timer serves all");
+    let effects = machine.step(unplaceable(1), NOW);
     assert_eq!(sought(&effects), [], "not before it is time");
-    assert_eq!(sought(&machine.step(Event::RetryPlacement)), [(replica_id(0), 1), (replica_id(1), 1)]);
-    assert_eq!(sought(&machine.step(Event::RetryPlacement)), [], "these are being sought");
-    assert!(machine.step(unplaceable(0)).contains(&later), "and again");
+    assert_eq!(sought(&machine.step(Event::Capacity, NOW)), [(replica_id(0), 1), (replica_id(1), 1)]);
+    assert_eq!(sought(&machine.step(Event::Capacity, NOW)), [], "these are being sought");
+    let refused = machine.step(unplaceable(0), NOW);
+    assert_eq!(sought(&refused), [(replica_id(0), 1)], "this was said before there was news");
+    assert_eq!(sought(&machine.step(unplaceable(0), NOW)), []);
+    assert_eq!(sought(&machine.step(Event::Timer, NOW)), [], "not before it is time");
+    let due = Now { tick: later, ..NOW };
+    assert_eq!(sought(&machine.step(Event::Timer, due)), [(replica_id(0), 1)]);
 }
 
 #[test]
@@ -217,9 +221,9 @@ fn a_refusal_concerns_the_replica_and_the_generation_it_names() {
             Replica { generation: Generation(2), ..running(1, "a") },
         ])
     });
-    assert_eq!(machine.step(Event::Rejected(replica_id(1), Generation(1), "old".to_owned())), []);
-    assert_eq!(machine.step(Event::Rejected(replica_id(9), Generation(2), "who".to_owned())), []);
-    machine.step(Event::Rejected(replica_id(1), Generation(2), "no such runtime".to_owned()));
+    assert_eq!(machine.step(Event::Rejected(replica_id(1), Generation(1), "old".to_owned()), NOW), []);
+    assert_eq!(machine.step(Event::Rejected(replica_id(9), Generation(2), "who".to_owned()), NOW), []);
+    machine.step(Event::Rejected(replica_id(1), Generation(2), "no such runtime".to_owned()), NOW);
     assert_eq!(phase(&machine), Phase::Running);
     assert_eq!(replica(&machine, 1).phase, Phase::Failed);
     assert_eq!(replica(&machine, 1).message, "the agent refused: no such runtime");
@@ -230,11 +234,11 @@ fn long_messages_are_cut_between_characters() {
     for (text, length) in [("a".repeat(1_999), 1_999), ("a".repeat(2_000), 2_000), ("a".repeat(2_001), 2_000)]
     {
         let mut machine = started(deployment(vec![running(0, "a")]));
-        machine.step(says(ReportedStatus::Failed, &text));
+        machine.step(says(ReportedStatus::Failed, &text), NOW);
         assert_eq!(replica(&machine, 0).message.len(), length);
     }
     let mut machine = started(deployment(vec![running(0, "a")]));
-    machine.step(says(ReportedStatus::Failed, &format!("{}{}", "a".repeat(1_998), "€".repeat(9))));
+    machine.step(says(ReportedStatus::Failed, &format!("{}{}", "a".repeat(1_998), "€".repeat(9))), NOW);
     assert_eq!(replica(&machine, 0).message, "a".repeat(1_998));
 }
 
@@ -249,7 +253,7 @@ fn want_of_memory_is_said_where_the_agent_does_not_say_it() {
         let seen = Seen { progress: None, out_of_memory: true };
         let report =
             ReplicaReport { message: message.to_owned(), seen, ..reported(0, 1, ReportedStatus::Failed) };
-        machine.step(Event::Node(facts("a", 1, vec![report])));
+        machine.step(Event::Node(facts("a", 1, vec![report])), NOW);
         assert_eq!(replica(&machine, 0).message, told);
     }
 }

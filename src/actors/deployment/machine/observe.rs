@@ -1,5 +1,7 @@
 //! What a node's report says of a replica, and how that is told.
 
+use nebula_core::text::cut;
+
 use crate::domain::deployment::{Desired, Phase, Replica};
 use crate::domain::report::{ReplicaReport, ReportedStatus};
 
@@ -40,7 +42,15 @@ pub(super) fn observe(replica: &mut Replica, report: &ReplicaReport, desired: De
 
 /// The agent's words, and the want of memory where they do not say it.
 fn message(report: &ReplicaReport) -> String {
-    let message = report.message.clone();
+    let message = match report.exit_code {
+        Some(code)
+            if report.status == ReportedStatus::Failed
+                && !report.message.contains(&format!("code {code}")) =>
+        {
+            format!("{} (exit code {code})", report.message).trim_start().to_owned()
+        }
+        _ => report.message.clone(),
+    };
     match (report.seen.out_of_memory, message.as_str()) {
         (true, "") => "it ran out of memory".to_owned(),
         (true, said) if !said.to_ascii_lowercase().contains("memory") => format!("out of memory: {said}"),
@@ -51,17 +61,16 @@ fn message(report: &ReplicaReport) -> String {
 pub(super) fn phase_line(replica: &Replica) -> String {
     let place =
         replica.placement.as_ref().map(|place| format!(" on node {}", place.node_name)).unwrap_or_default();
+    let stands = match replica.phase {
+        Phase::Failed => "has failed".to_owned(),
+        phase => format!("is {}", phase.as_str()),
+    };
     match replica.message.as_str() {
-        "" => format!("replica {}{place} is {}", replica.index, replica.phase.as_str()),
-        message => format!("replica {}{place} is {}: {message}", replica.index, replica.phase.as_str()),
+        "" => format!("replica {}{place} {stands}", replica.index),
+        message => format!("replica {}{place} {stands}: {message}", replica.index),
     }
 }
 
-pub(super) fn clip(mut text: String) -> String {
-    let mut end = MESSAGE_BYTES_MAX.min(text.len());
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    text.truncate(end);
-    text
+pub(super) fn clip(text: String) -> String {
+    cut(text, MESSAGE_BYTES_MAX)
 }

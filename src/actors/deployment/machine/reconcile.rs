@@ -1,16 +1,16 @@
 //! Desired against observed: what is missing, said without regard to what has just happened.
 
-use nebula_core::ids::{Generation, ReplicaId};
+use nebula_core::ids::{Generation, NodeId, ReplicaId};
 
-use super::{Effect, Machine, Told};
+use super::{Effect, Machine, Now, Told};
 use crate::domain::command::Action;
-use crate::domain::deployment::{Desired, Phase, Replica};
+use crate::domain::deployment::{Deployment, Desired, Phase, Replica};
 use crate::domain::node::Availability;
 use crate::domain::report::{ReportedStatus, Seen};
 
 /// How a replica stands on its node, by what is known of the node.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Observed {
+pub(super) enum Observed {
     /// The node says that it has no such replica, and would know.
     Absent,
     /// The node is silent, or has not reported since it was told.
@@ -22,89 +22,115 @@ enum Observed {
 }
 
 impl Machine {
-    pub(super) fn reconcile(&mut self, effects: &mut Vec<Effect>) {
+    pub(super) fn reconcile(&mut self, before: &Deployment, now: Now, effects: &mut Vec<Effect>) {
         match self.dep.desired {
-            Desired::Running => self.reconcile_running(effects),
+            Desired::Running => {
+                self.judge_change(now, effects);
+                self.succeed();
+                self.start_replicas(effects);
+            }
             Desired::Stopped => self.reconcile_stopped(effects),
             Desired::Deleted => {
                 self.dep.replicas.iter_mut().for_each(|replica| replica.leaving = true);
             }
         }
         self.dismiss_strangers(effects);
-        self.see_off_leaving(effects);
+        let mut gone = self.see_off_leaving(effects);
+        if self.dep.desired == Desired::Running {
+            // Who goes makes room for who waited for it, and may have been the last of an older version.
+            while gone {
+                self.succeed();
+                gone = self.see_off_leaving(effects);
+            }
+            self.finish_change();
+        }
+        self.give_back(before, effects);
+        if self.dep.desired == Desired::Running {
+            self.seek_places(effects);
+        }
+        self.leave_idle_nodes(effects);
         self.finished = self.dep.desired == Desired::Deleted && self.dep.replicas.is_empty();
     }
 
-    fn reconcile_running(&mut self, effects: &mut Vec<Effect>) {
-        self.match_count();
+    /// Starts what its node does not run, and anew what is to be restarted.
+    fn start_replicas(&mut self, effects: &mut Vec<Effect>) {
         let generation = self.dep.generation;
+        let mut under_way = self.dep.replicas.iter().filter(|replica| self.is_coming(replica)).count();
         for at in 0..self.dep.replicas.len() {
             let Some(replica) = self.dep.replicas.get(at).filter(|replica| !replica.leaving) else {
                 continue;
             };
-            let id = replica.id;
-            let Some(node) = replica.placement.as_ref().map(|place| place.node_id.clone()) else {
-                self.seek_place(id, generation, effects);
-                continue;
-            };
-            let outdated = replica.generation < generation;
-            let lost = replica.phase != Phase::Failed && self.observe_replica(replica) == Observed::Absent;
-            if !outdated && !lost {
+            let Some(node) = replica.placement.as_ref().map(|place| place.node_id.clone()) else { continue };
+            // Nobody starts what must go.
+            if self.reason(replica).is_some() {
                 continue;
             }
-            let report_seq = self.nodes.get(&node).map_or(0, |facts| facts.report_seq);
-            self.told.insert(id, (Told::Start, report_seq));
-            let Some(replica) = self.dep.replicas.get_mut(at) else { continue };
+            let is_new = replica.generation == Generation(0);
+            let lacking = replica.phase != Phase::Failed && self.observe_replica(replica) == Observed::Absent;
+            let serves = replica.phase == Phase::Running && !self.is_missing(replica);
+            let restarts = self.is_to_restart(replica) && (!serves || under_way < self.surge());
+            if !is_new && !lacking && !restarts {
+                continue;
+            }
+            under_way += usize::from(serves && restarts);
+            // One report may be old and late. What is there takes a second start for what it is.
+            let stands = serves && !restarts;
+            self.start(at, node, generation, stands, effects);
+        }
+    }
+
+    /// Whether a replica's node has said more than once that it has no such replica.
+    pub(super) fn is_missing(&self, replica: &Replica) -> bool {
+        let facts = replica.placement.as_ref().and_then(|place| self.nodes.get(&place.node_id));
+        let since = self.lacking.get(&replica.id);
+        let again = facts.zip(since).is_some_and(|(facts, since)| facts.report_seq > *since);
+        again && self.observe_replica(replica) == Observed::Absent
+    }
+
+    /// Whether a replica runs on from before the last restart.
+    pub(super) fn is_to_restart(&self, replica: &Replica) -> bool {
+        self.dep.revision < self.dep.generation && replica.generation < self.dep.generation
+    }
+
+    /// Whether a replica has been started as it is to run now, or is about to be, and does not answer yet. One that fails
+    /// counts too, so that a restart which breaks the first one leaves the others alone.
+    fn is_coming(&self, replica: &Replica) -> bool {
+        let comes =
+            matches!(replica.phase, Phase::Preparing | Phase::Starting | Phase::Stopping | Phase::Failed);
+        let as_wanted = replica.generation == self.dep.generation || self.is_to_restart(replica);
+        comes && as_wanted && !replica.leaving
+    }
+
+    /// Tells a node to run a replica; one that `stands` is not taken for anything else until its node says so.
+    fn start(
+        &mut self,
+        at: usize,
+        node: NodeId,
+        generation: Generation,
+        stands: bool,
+        effects: &mut Vec<Effect>,
+    ) {
+        let report_seq = self.nodes.get(&node).map_or(0, |facts| facts.report_seq);
+        let Some(replica) = self.dep.replicas.get_mut(at) else { return };
+        let generation = if stands { replica.generation } else { generation };
+        if !stands {
             replica.generation = generation;
             replica.phase = Phase::Preparing;
             replica.message = String::new();
             replica.seen = Seen::default();
-            let replica = replica.clone();
-            let start = Action::Start(Box::new(self.start_spec(&replica)));
-            effects.push(Effect::Send(node, id, generation, start));
         }
-    }
-
-    /// Creates replicas that are missing and marks those that are too many, the highest index first.
-    fn match_count(&mut self) {
-        let wanted = self.dep.spec.replicas;
-        for replica in &mut self.dep.replicas {
-            if replica.index >= wanted {
-                replica.leaving = true;
-            }
-        }
-        for index in 0..wanted {
-            if self.dep.replicas.iter().any(|replica| !replica.leaving && replica.index == index) {
-                continue;
-            }
-            self.dep.replicas.push(Replica {
-                id: ReplicaId::random(),
-                index,
-                generation: Generation(0),
-                revision: self.dep.revision,
-                placement: None,
-                phase: Phase::Pending,
-                leaving: false,
-                container_id: String::new(),
-                port: 0,
-                message: String::new(),
-                restarts: 0,
-                seen: Seen::default(),
-            });
-        }
-        self.dep.replicas.sort_by_key(|replica| (replica.index, replica.leaving));
-    }
-
-    fn seek_place(&mut self, id: ReplicaId, generation: Generation, effects: &mut Vec<Effect>) {
-        if let Some(replica) = self.dep.replicas.iter_mut().find(|replica| replica.id == id) {
-            replica.phase = Phase::Pending;
-        }
-        if !self.retrying && self.placing.insert(id) {
-            effects.push(Effect::Place(id, generation));
+        let replica = replica.clone();
+        self.told.insert(replica.id, (Told::Start, report_seq));
+        let start = Action::Start(Box::new(self.start_spec(&replica)));
+        effects.push(Effect::Send(node.clone(), replica.id, generation, start));
+        if self.dep.old_token.is_some() {
+            // A start carries one token.
+            effects.push(Effect::Send(node, replica.id, generation, self.access()));
         }
     }
 
     fn reconcile_stopped(&mut self, effects: &mut Vec<Effect>) {
+        self.placeless_since = None;
         let generation = self.dep.generation;
         for at in 0..self.dep.replicas.len() {
             let Some(replica) = self.dep.replicas.get(at).filter(|replica| !replica.leaving) else {
@@ -120,10 +146,14 @@ impl Machine {
             if let Some(node) = node.filter(|_| next == Phase::Stopping && self.must_tell(id, Told::Stop)) {
                 effects.push(Effect::Send(node, id, generation, Action::Stop));
             }
-            if let Some(replica) = self.dep.replicas.get_mut(at).filter(|replica| replica.phase != next) {
+            let drained = self.dep.replicas.get(at).is_some_and(|replica| self.is_draining(replica));
+            let Some(replica) = self.dep.replicas.get_mut(at) else { continue };
+            if replica.phase != next {
                 replica.phase = next;
                 replica.message = String::new();
             }
+            // Its node is to be emptied, and nothing of it is left there but its record.
+            replica.leaving = drained && next == Phase::Stopped;
         }
     }
 
@@ -151,8 +181,8 @@ impl Machine {
         }
     }
 
-    /// Tells nodes to delete what leaves, and forgets what is gone.
-    fn see_off_leaving(&mut self, effects: &mut Vec<Effect>) {
+    /// Tells nodes to delete what leaves, and forgets what is gone. Answers whether anything was.
+    fn see_off_leaving(&mut self, effects: &mut Vec<Effect>) -> bool {
         let generation = self.dep.generation;
         let mut gone = Vec::new();
         for at in 0..self.dep.replicas.len() {
@@ -168,25 +198,36 @@ impl Machine {
             // The command is durable and outlives the replica's record: a silent node hears it when it is back.
             if matches!(observed, Observed::Absent | Observed::Silent) {
                 gone.push(id);
-            } else if let Some(replica) = self.dep.replicas.get_mut(at) {
+            } else if let Some(replica) = self.dep.replicas.get_mut(at)
+                && replica.phase != Phase::Stopped
+            {
                 replica.phase = Phase::Stopping;
             }
         }
+        let any = !gone.is_empty();
         for id in gone {
             self.dep.replicas.retain(|replica| replica.id != id);
             self.told.remove(&id);
             self.placing.remove(&id);
+            self.refused.remove(&id);
+            self.lacking.remove(&id);
+            self.freed = true;
             effects.push(Effect::Release(id));
         }
+        any
+    }
+
+    fn leave_idle_nodes(&mut self, effects: &mut Vec<Effect>) {
         let in_use = self.nodes_in_use();
         let idle: Vec<_> = self.nodes.keys().filter(|node| !in_use.contains(*node)).cloned().collect();
         for node in idle {
             self.nodes.remove(&node);
+            self.lost.remove(&node);
             effects.push(Effect::Unwatch(node));
         }
     }
 
-    fn observe_replica(&self, replica: &Replica) -> Observed {
+    pub(super) fn observe_replica(&self, replica: &Replica) -> Observed {
         let Some(facts) = replica.placement.as_ref().and_then(|place| self.nodes.get(&place.node_id)) else {
             return Observed::Unknown;
         };

@@ -35,11 +35,12 @@ fn a_route_says_all_that_the_gateway_needs() {
         served_name: "demo".to_owned(),
         runtime: RuntimeKind::Sim,
         public: false,
-        token: dep.token,
+        tokens: vec![dep.token],
         gateway_token: dep.gateway_token.clone(),
         created_at: WallTime(1),
         balance: Balance::RoundRobin,
         coming: false,
+        wakes: false,
         endpoints: vec![endpoint(0, "a")],
     };
     assert_eq!(RouteSpec::of(&dep), expected);
@@ -99,14 +100,14 @@ fn a_replica_is_on_its_way_until_one_serves_or_all_have_failed() {
 fn the_gateway_hears_at_once_and_then_only_what_is_new() {
     let mut machine = Machine::load(deployment(vec![running(0, "a"), running(1, "b")]));
     assert_eq!(machine.published(), None);
-    let effects = machine.step(Event::Started(WallTime(u64::MAX)));
+    let effects = machine.step(Event::Started, NOW);
     let first = published(&effects).expect("published").clone();
     assert_eq!(first.endpoints, [endpoint(0, "a"), endpoint(1, "b")]);
     assert_eq!(machine.published(), Some(&first));
     let same = facts("a", 1, vec![reported(0, 1, ReportedStatus::Running)]);
-    assert_eq!(machine.step(Event::Node(same)), []);
+    assert_eq!(machine.step(Event::Node(same), NOW), []);
     let failed = facts("a", 2, vec![reported(0, 1, ReportedStatus::Failed)]);
-    let effects = machine.step(Event::Node(failed));
+    let effects = machine.step(Event::Node(failed), NOW);
     assert_eq!(published(&effects).map(|spec| spec.endpoints.clone()), Some(vec![endpoint(1, "b")]));
 }
 
@@ -117,7 +118,7 @@ fn the_gateway_follows_a_proxy_that_moves() {
         proxy: "10.0.0.9:9999".parse().expect("an address"),
         ..facts("a", 1, vec![reported(0, 1, ReportedStatus::Running)])
     };
-    let effects = machine.step(Event::Node(moved));
+    let effects = machine.step(Event::Node(moved), NOW);
     let addresses: Vec<String> = published(&effects)
         .expect("published")
         .endpoints

@@ -87,8 +87,7 @@ fn why(dep: &Deployment, replica: &Replica, place: &Placement) -> String {
     if replica.leaving || replica.phase == Phase::Stopping {
         return said("it is being stopped", &replica.message);
     }
-    let pinned = dep.spec.node.as_deref();
-    if pinned.is_some_and(|node| node == place.node_id.as_str() || node == place.node_name) {
+    if dep.spec.names(place) {
         return "its deployment is pinned to this node; change that, stop it or delete it".to_owned();
     }
     let successor = dep

@@ -11,11 +11,12 @@ const NAMED_MAX: usize = 3;
 /// The longest text that is kept, in bytes: names, reasons, lines.
 const TEXT_BYTES_MAX: usize = 600;
 
-/// How far it is: `2 of 3 replicas are left`.
+/// How far it is: `2 of 3 replicas are left`, `1 of 3 replicas is left`.
 pub(super) fn progress(operation: &Operation) -> String {
     match (operation.left, operation.blocked.len()) {
         (0, 0) => "nothing is left on it".to_owned(),
         (0, _) => remains(operation),
+        (1, _) => format!("1 of {} is left", replicas(operation.total)),
         (left, _) => format!("{left} of {} are left", replicas(operation.total)),
     }
 }

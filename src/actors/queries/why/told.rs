@@ -63,8 +63,16 @@ pub(super) fn is(dep: &Deployment) -> Is {
     Is { summary, running, replicas: dep.replicas.len(), changing: dep.previous.is_some() }
 }
 
-/// All of it in one line.
-pub(super) fn summary(dep: &Deployment) -> String {
+/// All of it in one line; `taken_back`: the last change of what runs had failed.
+pub(super) fn summary(dep: &Deployment, taken_back: bool) -> String {
+    let mut summary = stands_as_a_whole(dep);
+    if taken_back && dep.desired == Desired::Running && dep.previous.is_none() {
+        summary.push_str("; its last change was taken back");
+    }
+    summary
+}
+
+fn stands_as_a_whole(dep: &Deployment) -> String {
     let name = &dep.name;
     let (running, wanted) = (running(dep), dep.spec.replicas);
     match dep.desired {

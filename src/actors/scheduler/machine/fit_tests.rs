@@ -18,7 +18,8 @@ fn a_node_that_is_asked_for_by_name_or_id_is_the_only_one_that_fits() {
         let mut request = request(0, 0);
         need(&mut request).shape.node = Some(wanted.to_owned());
         let placed_there = place(&mut machine(vec![node("a", 8, Vec::new())]), &request);
-        let unknown = || format!("no node is called \"{wanted}\"; nebulactl nodes lists those there are");
+        let unknown =
+            || format!("no node is called \"{wanted}\"; `nebulactl nodes list` shows those there are");
         assert_eq!(placed_there.err(), (!placed).then(unknown), "{wanted}");
     }
 }
@@ -153,6 +154,28 @@ fn copies_of_a_deployment_avoid_each_other_and_not_those_of_others() {
     assert_eq!(place(&mut machine, &second), on("b", &[]));
     let third = another(&first);
     assert_eq!(place(&mut machine, &third), on("a", &[]), "as many on each: the roomier one");
+}
+
+#[test]
+fn copies_that_are_to_go_keep_no_other_away() {
+    let nodes = ["a", "b", "c"].map(|name| node(name, 8, Vec::new()));
+    let mut machine = machine(nodes.to_vec());
+    let old: Vec<Request> =
+        std::iter::successors(Some(request(0, 1)), |last| Some(another(last))).take(3).collect();
+    let names = |machine: &mut Machine, requests: &[Request]| -> Vec<String> {
+        requests.iter().map(|request| place(machine, request).expect("placed").0).collect()
+    };
+    assert_eq!(names(&mut machine, &old), ["a", "b", "c"]);
+    // Each leaves when its successor answers.
+    let going: Vec<ReplicaId> = old.iter().map(|one| one.replica).collect();
+    let mut found = Vec::new();
+    for old in &old {
+        let new = Request { going: going.clone(), ..another(old) };
+        found.extend(names(&mut machine, &[new]));
+        machine.release(old.replica);
+    }
+    found.sort_unstable();
+    assert_eq!(found, ["a", "b", "c"]);
 }
 
 #[test]

@@ -71,6 +71,11 @@ pub(super) fn uses(gpus: Vec<GpuUse>) -> Usage {
     Usage { gpus, ..Usage::default() }
 }
 
+/// These replicas live there.
+pub(super) fn living(replicas: &[&Request]) -> Usage {
+    Usage { living: replicas.iter().map(|request| request.replica).collect(), ..Usage::default() }
+}
+
 /// So much free disk, and these models.
 pub(super) fn disk(free_gib: u64, models: &[&str]) -> Usage {
     let models = models.iter().map(|model| (*model).to_owned()).collect();
@@ -96,6 +101,7 @@ pub(super) fn request(gpus: u32, cores: u32) -> Request {
         deployment: DeploymentId::random(),
         replica: ReplicaId::random(),
         need: Arc::new(Need::of(&spec, None)),
+        going: Vec::new(),
     }
 }
 

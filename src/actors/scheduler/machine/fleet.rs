@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use nebula_core::ids::NodeId;
+use nebula_core::ids::{NodeId, ReplicaId};
 use nebula_core::runtime::RuntimeKind;
 
 use super::index::{Index, Mask};
@@ -368,6 +368,12 @@ impl Fleet {
     pub(super) fn lacks_usage(&self, node: &NodeId) -> bool {
         let known = self.find(node).and_then(|slot| self.known(slot));
         known.is_some_and(|known| known.usage.is_none())
+    }
+
+    /// Whether the node in this slot said last that this replica lives there.
+    pub(super) fn has_living(&self, slot: u32, replica: ReplicaId) -> bool {
+        let usage = self.known(slot).and_then(|known| known.usage.as_ref());
+        usage.is_some_and(|usage| usage.living.contains(&replica))
     }
 
     /// The registry has forgotten a node.

@@ -203,7 +203,8 @@ impl World {
                     policy: wanted.policy,
                 };
                 let deployment = self.deployments[dep];
-                self.place(&Request { deployment, replica: ReplicaId::random(), need: Arc::new(need) })?;
+                let (replica, need) = (ReplicaId::random(), Arc::new(need));
+                self.place(&Request { deployment, replica, need, going: Vec::new() })?;
             }
             Act::Release(which) => {
                 let all = self.placed.iter().map(|(request, _)| request).chain(&self.waiting);

@@ -26,6 +26,8 @@ pub struct Explanation {
     pub refused: Vec<Refusal>,
     /// How many more do not.
     pub more: usize,
+    /// Why no node fits, in one line; empty when one does.
+    pub said: String,
 }
 
 /// Why one node does not fit.
@@ -48,7 +50,7 @@ pub(super) fn refusal(wish: &Wish<'_>, fleet: &Fleet) -> String {
     if let Some(wanted) = &wish.need.shape.node {
         refused.retain(|(_, _, reason)| *reason != Reason::OtherNode);
         if refused.is_empty() {
-            return format!("no node is called \"{wanted}\"; nebulactl nodes lists those there are");
+            return format!("no node is called \"{wanted}\"; `nebulactl nodes list` shows those there are");
         }
     }
     let named = refused.iter().take(NAMED_MAX).filter_map(|(_, slot, reason)| {
@@ -71,6 +73,7 @@ pub(super) fn refusal(wish: &Wish<'_>, fleet: &Fleet) -> String {
 /// What every node says.
 pub(super) fn explanation(wish: &Wish<'_>, fleet: &Fleet) -> Explanation {
     let (fits, refused) = sorted(wish, fleet);
+    let said = if fits.is_empty() { refusal(wish, fleet) } else { String::new() };
     let name = |slot: &u32| fleet.known(*slot).map(|known| known.update.node.name.clone());
     let told = refused.iter().take(REFUSED_MAX).filter_map(|(_, slot, reason)| {
         let known = fleet.known(*slot)?;
@@ -84,6 +87,7 @@ pub(super) fn explanation(wish: &Wish<'_>, fleet: &Fleet) -> Explanation {
         fits: fits.iter().take(FITS_MAX).filter_map(|(_, slot)| name(slot)).collect(),
         refused: told.collect(),
         more: refused.len().saturating_sub(REFUSED_MAX),
+        said,
     }
 }
 

@@ -20,6 +20,8 @@ pub struct Request {
     pub replica: ReplicaId,
     /// What a node must have for it.
     pub need: Arc<Need>,
+    /// Replicas of the same deployment that are to go: copies stay apart from those that stay.
+    pub going: Vec<ReplicaId>,
 }
 
 impl Request {
@@ -27,7 +29,13 @@ impl Request {
     #[must_use]
     pub fn of(dep: &Deployment, replica: ReplicaId) -> Self {
         let need = Arc::new(Need::of(&dep.spec, dep.hint.as_ref()));
-        Self { deployment: dep.id, replica, need }
+        let index = dep.replicas.iter().find(|one| one.id == replica).map(|one| one.index);
+        // Who is at the same index is what it succeeds.
+        let goes = |one: &&Replica| {
+            one.leaving || one.revision != dep.revision || (one.id != replica && Some(one.index) == index)
+        };
+        let going = dep.replicas.iter().filter(goes).map(|one| one.id).collect();
+        Self { deployment: dep.id, replica, need, going }
     }
 }
 

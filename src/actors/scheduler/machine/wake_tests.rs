@@ -27,6 +27,43 @@ fn of_a_hundred_that_ask_for_the_last_gpu_one_gets_it_and_the_next_when_it_is_fr
     assert_eq!(machine.release(all[1].replica), only(&all[2..10].iter().collect::<Vec<_>>()));
 }
 
+/// A node was lost, its replica was replaced, and it comes back with it: others wait until it is gone.
+#[test]
+fn what_lives_on_after_it_was_given_up_keeps_its_gpu() {
+    let mut machine = machine(vec![node("a", 8, gpus(1))]);
+    let id = node_id("a");
+    let (old, new) = (request(1, 0), request(1, 0));
+    assert_eq!(place(&mut machine, &old), on("a", &[0]));
+    machine.usage_changed(&id, living(&[&old]));
+    machine.node_changed(offline(node("a", 8, gpus(1))));
+    assert_eq!(machine.release(old.replica), only(&[]));
+    assert_eq!(machine.reserved(), 0);
+    assert!(machine.place(&new).is_err());
+    assert_eq!(machine.node_changed(node("a", 8, gpus(1))), only(&[]), "nothing is free yet");
+    assert!(machine.place(&new).is_err());
+    assert_eq!(machine.usage_changed(&id, living(&[])), only(&[&new]));
+    assert_eq!(place(&mut machine, &new), on("a", &[0]));
+}
+
+#[test]
+fn what_lives_on_is_held_again_once_and_forgotten_with_its_node() {
+    let mut machine = machine(vec![node("a", 8, gpus(2))]);
+    let id = node_id("a");
+    let (one, two) = (request(1, 3), request(1, 3));
+    let place_of = machine.place(&one).expect("room");
+    machine.usage_changed(&id, living(&[&one]));
+    machine.release(one.replica);
+    machine.holds(one.deployment, &[held(&one, &place_of)]);
+    machine.usage_changed(&id, living(&[]));
+    assert_eq!(place(&mut machine, &two), on("a", &[1]), "the first one has its GPU still");
+    machine.usage_changed(&id, living(&[&one, &two]));
+    machine.release(one.replica);
+    machine.release(two.replica);
+    machine.node_gone(&id);
+    machine.node_changed(node("a", 6, gpus(2)));
+    assert_eq!(place(&mut machine, &request(2, 6)), on("a", &[0, 1]), "another node, with nothing on it");
+}
+
 #[test]
 fn only_who_fits_now_is_told_and_once() {
     let mut machine = machine(vec![node("a", 1, Vec::new()), node("b", 1, gpus(1))]);

@@ -102,6 +102,7 @@ fn report(container: &str, restarts: u32, cpu: f32) -> Report {
             port: 30_000,
             message: format!("{restarts}"),
             restarts,
+            exit_code: None,
             seen: Seen::default(),
         }],
         ..NodeReport::default()
@@ -126,7 +127,7 @@ fn a_client_that_asks_again_is_known_again() {
     assert!(same(&create("a", "1"), &create("a", "2")));
     assert!(!same(&create("a", "1"), &create("b", "1")));
     let want = |intent, request| Want { intent, origin: origin(request) };
-    let rotate = |token: &str| Intent::Rotate(TokenHash::of(token));
+    let rotate = |token: &str| Intent::Rotate { token: TokenHash::of(token), overlap: Duration::ZERO };
     assert!(same(&want(rotate("a"), "1"), &want(rotate("b"), "2")));
     assert!(!same(&want(Intent::Scale(1), "1"), &want(Intent::Scale(2), "1")));
     let node = || "n".parse().expect("an id");
@@ -157,7 +158,10 @@ fn no_message_shows_a_secret() {
     let texts = [
         text_of(&Create { deployment: dep.clone(), key: None, origin: origin("1") }),
         text_of(&Want { intent: Intent::Change(Box::new(dep.spec.clone())), origin: origin("1") }),
-        text_of(&Want { intent: Intent::Rotate(dep.token), origin: origin("1") }),
+        text_of(&Want {
+            intent: Intent::Rotate { token: dep.token, overlap: Duration::ZERO },
+            origin: origin("1"),
+        }),
         text_of(&Publish(RouteSpec::of(&dep))),
         text_of(&enqueue(ReplicaId::random(), start())),
         text_of(&enqueue(ReplicaId::random(), Action::Access { tokens: vec![dep.token], public: false })),

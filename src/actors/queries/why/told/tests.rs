@@ -74,8 +74,10 @@ fn each_state_is_one_line() {
             "demo is being deleted: 2 replicas to end",
         ),
     ] {
-        assert_eq!(summary(&dep), line);
+        assert_eq!(summary(&dep, false), line);
     }
+    let taken_back = "demo runs as wanted: 1 of 1 replica runs; its last change was taken back";
+    assert_eq!(summary(&deployment(1, vec![running()]), true), taken_back);
 }
 
 #[test]
@@ -88,7 +90,10 @@ fn a_deployment_that_sleeps_says_what_wakes_it() {
         cooldown: std::time::Duration::ZERO,
         idle_after: std::time::Duration::ZERO,
     });
-    assert_eq!(summary(&dep), "demo has no replica because nobody asks for it; the next request starts one");
+    assert_eq!(
+        summary(&dep, false),
+        "demo has no replica because nobody asks for it; the next request starts one"
+    );
     assert_eq!(
         wanted(&dep).summary,
         "0 replicas of demo by sim; 0 to 3 by load, for 8 requests in flight each"
@@ -110,7 +115,7 @@ fn a_change_tells_how_far_it_has_got() {
     dep.revision = new;
     dep.previous = Some(Box::new(Previous { spec: dep.spec.clone(), revision: Generation::FIRST }));
     assert_eq!(
-        summary(&dep),
+        summary(&dep, false),
         "demo is being changed: 1 of 2 replicas run the new version; replica 1 on gpu-1 is starting: loading weights"
     );
     let now = is(&dep);
