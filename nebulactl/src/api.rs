@@ -103,6 +103,11 @@ impl Api {
         Ok(self.object(Method::POST, &self.url(segments)?, body).await?)
     }
 
+    /// `PATCH` with the fields that are to change, answered by an object.
+    pub(crate) async fn patch(&self, segments: &[&str], body: &Value) -> Result<Json> {
+        Ok(self.object(Method::PATCH, &self.url(segments)?, Some(body)).await?)
+    }
+
     /// `DELETE`; the answer may be empty.
     pub(crate) async fn delete(&self, segments: &[&str]) -> Result<Option<Json>> {
         let url = self.url(segments)?;

@@ -2,11 +2,15 @@
 
 use std::time::Duration;
 
-use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use nebula_core::runtime::{Driver, RuntimeKind};
 
 use crate::quantity;
+
+mod alias;
+mod deployment;
+
+pub(crate) use self::alias::{AliasCommand, SetAliasArgs};
+pub(crate) use self::deployment::{DeployArgs, RotateArgs, SpecArgs, UpdateArgs};
 
 /// The command line of Nebula: deploys models to your nodes and talks to them.
 #[derive(Debug, Parser)]
@@ -63,6 +67,13 @@ pub(crate) enum Command {
         /// Name or id of the deployment
         name: String,
     },
+    /// Explain why a deployment stands where it does, and what happens next
+    Why {
+        /// Name or id of the deployment
+        name: String,
+    },
+    /// Change a deployment: new replicas answer before old ones go
+    Update(Box<UpdateArgs>),
     /// Start a stopped deployment
     Start {
         /// Name or id of the deployment
@@ -85,6 +96,8 @@ pub(crate) enum Command {
         /// Number of replicas wanted
         replicas: u32,
     },
+    /// Give a deployment a new access token and print it
+    RotateToken(RotateArgs),
     /// Delete a deployment (asks first when standard input is a terminal)
     #[command(visible_alias = "rm")]
     Delete {
@@ -105,6 +118,18 @@ pub(crate) enum Command {
     Nodes {
         #[command(subcommand)]
         command: NodeCommand,
+    },
+    /// Let one model name stand for several deployments, by weight
+    #[command(visible_alias = "alias")]
+    Aliases {
+        #[command(subcommand)]
+        command: AliasCommand,
+    },
+    /// Show and cancel what takes its time, such as the drain of a node
+    #[command(visible_alias = "operation")]
+    Operations {
+        #[command(subcommand)]
+        command: OperationCommand,
     },
     /// Make and manage API keys, with which clients use models at the gateway
     #[command(visible_alias = "key")]
@@ -129,68 +154,6 @@ pub(crate) enum Command {
     },
     /// Print the version
     Version,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct DeployArgs {
-    /// The model: llama3.2:1b, org/name, hf://, ollama://, s3:// or fs:///path
-    #[arg(long)]
-    pub(crate) model: String,
-    /// Name of the deployment, which clients use as the model [default: made from the model]
-    #[arg(long)]
-    pub(crate) name: Option<String>,
-    /// Where the weights come from, when the model does not say it
-    #[arg(long, value_name = "URI")]
-    pub(crate) source: Option<String>,
-    /// Serving engine [default: the one that fits the model]
-    #[arg(long, value_parser = PossibleValuesParser::new(RuntimeKind::ALL.map(RuntimeKind::as_str)))]
-    pub(crate) runtime: Option<String>,
-    /// Container image instead of the runtime's own
-    #[arg(long)]
-    pub(crate) image: Option<String>,
-    /// How the runtime is run
-    #[arg(long, value_parser = PossibleValuesParser::new([Driver::Docker, Driver::Process].map(Driver::as_str)))]
-    pub(crate) driver: Option<String>,
-    /// Name or id of the node that shall run it [default: any that fits]
-    #[arg(long)]
-    pub(crate) node: Option<String>,
-    /// Number of replicas [default: 1]
-    #[arg(long, value_name = "N")]
-    pub(crate) replicas: Option<u32>,
-    /// GPUs per replica
-    #[arg(long, value_name = "N")]
-    pub(crate) gpus: Option<u32>,
-    /// Part of the GPU's name, such as H100
-    #[arg(long, value_name = "NAME")]
-    pub(crate) gpu_type: Option<String>,
-    /// Memory each GPU must have, such as 80GB or 24GiB
-    #[arg(long, value_name = "SIZE", value_parser = quantity::parse_bytes)]
-    pub(crate) gpu_memory: Option<u64>,
-    /// Argument for the runtime (repeatable); {port}, {model} and {name} are filled in
-    #[arg(long = "arg", value_name = "ARG", allow_hyphen_values = true)]
-    pub(crate) args: Vec<String>,
-    /// Word of the command instead of the runtime's own (repeatable, one word each)
-    #[arg(long = "command", value_name = "WORD", allow_hyphen_values = true)]
-    pub(crate) words: Vec<String>,
-    /// Environment variable of the runtime (repeatable)
-    #[arg(long = "env", value_name = "K=V", value_parser = key_value)]
-    pub(crate) env: Vec<(String, String)>,
-    /// Label (repeatable)
-    #[arg(long = "label", value_name = "K=V", value_parser = key_value)]
-    pub(crate) labels: Vec<(String, String)>,
-    /// Serve it without a credential
-    #[arg(long)]
-    pub(crate) public: bool,
-    /// How requests are spread over the replicas; prefix: prompts that begin alike to the same one
-    /// [default: least_outstanding]
-    #[arg(long, value_parser = PossibleValuesParser::new(["least_outstanding", "round_robin", "prefix"]))]
-    pub(crate) routing: Option<String>,
-    /// Wait until it runs, or fail with the runtime's last log lines
-    #[arg(long)]
-    pub(crate) wait: bool,
-    /// How long to wait
-    #[arg(long, value_name = "TIME", default_value = "15m", value_parser = nebula_core::duration::parse)]
-    pub(crate) wait_timeout: Duration,
 }
 
 #[derive(Debug, Args)]
@@ -270,7 +233,18 @@ pub(crate) enum NodeCommand {
         /// Name or id of the node
         name: String,
     },
-    /// Allow new replicas on a node again
+    /// Empty a node for maintenance: its replicas are replaced elsewhere first
+    Drain {
+        /// Name or id of the node
+        name: String,
+        /// When the drain fails, with the node cordoned and what is left named; at most 7d [default: 1h]
+        #[arg(long, value_name = "TIME", value_parser = nebula_core::duration::parse)]
+        timeout: Option<Duration>,
+        /// Wait until it is empty, telling what is left
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Allow new replicas on a node again; cancels its drain
     Uncordon {
         /// Name or id of the node
         name: String,
@@ -283,6 +257,23 @@ pub(crate) enum NodeCommand {
         /// Do not ask
         #[arg(short, long)]
         yes: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum OperationCommand {
+    /// List what runs and what has ended lately, the newest first
+    #[command(visible_alias = "ls")]
+    List,
+    /// Show one operation and what it waits for
+    Get {
+        /// Id of the operation
+        id: String,
+    },
+    /// End one that runs; a node that is being drained stays cordoned
+    Cancel {
+        /// Id of the operation
+        id: String,
     },
 }
 
@@ -375,8 +366,8 @@ mod tests {
         let line =
             ["nebulactl", "deploy", "--model", "m", "--arg", "--max-len", "--arg=-1", "--env", "A=b=c"];
         let Command::Deploy(args) = Cli::parse_from(line).command else { panic!("not a deploy") };
-        assert_eq!(args.args, ["--max-len", "-1"]);
-        assert_eq!(args.env, [("A".to_owned(), "b=c".to_owned())]);
+        assert_eq!(args.spec.args, ["--max-len", "-1"]);
+        assert_eq!(args.spec.env, [("A".to_owned(), "b=c".to_owned())]);
         assert_eq!(args.wait_timeout, Duration::from_secs(900));
     }
 
@@ -387,6 +378,14 @@ mod tests {
             &["nebulactl", "deploy", "--model", "m", "--env", "A"],
             &["nebulactl", "deploy", "--model", "m", "--label", "=x"],
             &["nebulactl", "deploy"],
+            &["nebulactl", "deploy", "--model", "m", "--autoscale", "2"],
+            &["nebulactl", "deploy", "--model", "m", "--autoscale", "3..2"],
+            &["nebulactl", "deploy", "--model", "m", "--strategy", "blue"],
+            &["nebulactl", "deploy", "--model", "m", "--drain-timeout", "soon"],
+            &["nebulactl", "update"],
+            &["nebulactl", "update", "m", "--unset"],
+            &["nebulactl", "why"],
+            &["nebulactl", "rotate-token", "m", "--overlap", "soon"],
             &["nebulactl", "scale", "m", "-1"],
             &["nebulactl", "list", "-o", "yaml"],
             &["nebulactl", "keys", "create"],

@@ -1,10 +1,12 @@
-//! Deployments: list, show, start, stop, restart, scale, delete.
+//! Deployments: list, show, start, stop, restart, scale, delete, another token.
 
 use serde_json::{Value, json};
 
 use crate::api::{Api, Json};
+use crate::cli::RotateArgs;
 use crate::failure::{Result, failed};
 use crate::output::{Cell, Facts, Output, Table, age_at, confirmed, items_at, state, text_at};
+use crate::quantity::human_bytes;
 
 /// Path of the deployments.
 pub(crate) const PATH: [&str; 3] = ["api", "v1", "deployments"];
@@ -43,6 +45,24 @@ pub(crate) async fn scale(api: &Api, output: &Output, name: &str, replicas: u32)
     changed(output, &deployment)
 }
 
+/// Gives a deployment a new access token and prints it: by itself on standard output, so that it can be taken from there.
+pub(crate) async fn rotate_token(api: &Api, output: &Output, args: &RotateArgs) -> Result<()> {
+    // Milliseconds are the smallest unit that can be typed.
+    let body = args.overlap.map(|overlap| json!({ "overlap": format!("{}ms", overlap.as_millis()) }));
+    let deployment = api.post(&path(&args.name, &["rotate-token"]), body.as_ref()).await?;
+    if output.is_json() {
+        return output.json(&deployment.text);
+    }
+    let text = |pointer: &str| text_at(&deployment.value, pointer);
+    output.text(&format!("{}\n", text("/access_token")))?;
+    output.note(&format!("this is the access token of {}; it is not shown again", text("/name")));
+    match text("/old_token_until").as_str() {
+        "" => output.note("the old token has ended"),
+        until => output.note(&format!("the old token is valid until {until}")),
+    }
+    Ok(())
+}
+
 /// Deletes a deployment, after asking when somebody is there to answer.
 pub(crate) async fn delete(api: &Api, output: &Output, name: &str, yes: bool) -> Result<()> {
     let path = path(name, &[]);
@@ -76,6 +96,8 @@ pub(crate) fn show(output: &Output, deployment: &Value, access_token: Option<&st
     facts.add("Public", text("/public"));
     facts.add("Endpoint", text("/endpoint"));
     facts.add("Replicas", replicas(deployment));
+    facts.add("By load", by_load(deployment));
+    facts.add("Memory hint", memory_hint(deployment));
     facts.add("Generation", text("/generation"));
     facts.add("Age", age_at(deployment, "/created_at"));
     facts.add("Access token", access_token.unwrap_or_default());
@@ -93,7 +115,8 @@ pub(crate) fn path<'a>(name: &'a str, below: &[&'a str]) -> Vec<&'a str> {
     PATH.into_iter().chain([name]).chain(below.iter().copied()).collect()
 }
 
-fn changed(output: &Output, deployment: &Json) -> Result<()> {
+/// Prints a deployment after a change of it.
+pub(crate) fn changed(output: &Output, deployment: &Json) -> Result<()> {
     if output.is_json() {
         return output.json(&deployment.text);
     }
@@ -151,10 +174,32 @@ fn told(replica: &Value) -> String {
     }
 }
 
-/// Running replicas of those wanted: `1/2`.
+/// `1 to 4 replicas, 8 requests in flight each`.
+fn by_load(deployment: &Value) -> String {
+    let text = |field: &str| text_at(deployment, &format!("/spec/autoscale/{field}"));
+    match text("max").as_str() {
+        "" => String::new(),
+        max => {
+            format!("{} to {max} replicas, {} requests in flight each", text("min"), text("target_inflight"))
+        }
+    }
+}
+
+/// How much GPU memory the model is thought to need, and the arithmetic.
+pub(crate) fn memory_hint(deployment: &Value) -> String {
+    let bytes = deployment.pointer("/hint/bytes").and_then(Value::as_u64);
+    bytes
+        .map(|bytes| format!("about {}: {}", human_bytes(bytes), text_at(deployment, "/hint/how")))
+        .unwrap_or_default()
+}
+
+/// Running replicas of those wanted: `1/2`. Those on their way out do not count.
 fn replicas(deployment: &Value) -> String {
     let all = items_at(deployment, "/replicas");
-    let running = all.iter().filter(|replica| text_at(replica, "/state") == "running").count();
+    let running = all
+        .iter()
+        .filter(|replica| text_at(replica, "/state") == "running" && text_at(replica, "/leaving") != "true")
+        .count();
     let wanted = deployment.pointer("/spec/replicas").and_then(Value::as_u64);
     format!("{running}/{}", wanted.unwrap_or(all.len() as u64))
 }

@@ -2,11 +2,12 @@
 //!
 //! - `cli`: what can be typed. `settings`: which server and which token.
 //! - `api`: requests, answers, and what went wrong, in words. `sse`: event streams.
-//! - One file per noun or verb: `deploy`, `deployments`, `wait`, `logs`, `events`, `exec`, `nodes`, `keys`,
+//! - One file per noun or verb: `deploy`, `deployments`, `update`, `why`, `wait`, `logs`, `events`, `exec`, `nodes`, `operations`, `keys`, `aliases`,
 //!   `usage`, `chat`, `models`, `actors`, `status`.
 //! - `output`: data on standard output as tables or JSON; everything else on standard error.
 
 mod actors;
+mod aliases;
 mod api;
 mod chat;
 mod cli;
@@ -19,13 +20,16 @@ mod keys;
 mod logs;
 mod models;
 mod nodes;
+mod operations;
 mod output;
 mod quantity;
 mod settings;
 mod sse;
 mod status;
+mod update;
 mod usage;
 mod wait;
+mod why;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -76,6 +80,9 @@ async fn execute(cli: Cli, output: &Output) -> Result<()> {
         Command::Deploy(args) => deploy::run(&connect()?, output, *args).await,
         Command::List => deployments::list(&connect()?, output).await,
         Command::Get { name } => deployments::get(&connect()?, output, &name).await,
+        Command::Why { name } => why::run(&connect()?, output, &name).await,
+        Command::Update(args) => update::run(&connect()?, output, *args).await,
+        Command::RotateToken(args) => deployments::rotate_token(&connect()?, output, &args).await,
         Command::Start { name } => deployments::act(&connect()?, output, &name, "start").await,
         Command::Stop { name } => deployments::act(&connect()?, output, &name, "stop").await,
         Command::Restart { name } => deployments::act(&connect()?, output, &name, "restart").await,
@@ -85,6 +92,8 @@ async fn execute(cli: Cli, output: &Output) -> Result<()> {
         Command::Events(args) => events::run(&connect()?, output, &args).await,
         Command::Exec(args) => exec::run(&connect()?, output, &args).await,
         Command::Nodes { command } => nodes::run(&connect()?, output, command).await,
+        Command::Aliases { command } => aliases::run(&connect()?, output, command).await,
+        Command::Operations { command } => operations::run(&connect()?, output, command).await,
         Command::Keys { command } => keys::run(&connect()?, output, command).await,
         Command::Usage(args) => usage::run(&connect()?, output, &args).await,
         Command::Chat(args) => {

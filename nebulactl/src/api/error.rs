@@ -78,7 +78,7 @@ impl ApiError {
             Some(said) => {
                 let exit = if is_denial(status) { Exit::NotAllowed } else { Exit::Failed };
                 let fatal = Fatal::new(exit, said.message);
-                match advice(status, said.request_id.as_deref(), origin) {
+                match advice(status, url, said.request_id.as_deref(), origin) {
                     Some(hint) => fatal.hint(hint),
                     None => fatal,
                 }
@@ -130,12 +130,29 @@ fn is_denial(status: StatusCode) -> bool {
     matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
 }
 
-fn advice(status: StatusCode, request_id: Option<&str>, origin: Option<&Origin>) -> Option<String> {
+fn advice(
+    status: StatusCode,
+    url: &Url,
+    request_id: Option<&str>,
+    origin: Option<&Origin>,
+) -> Option<String> {
     match status.as_u16() {
         401 | 403 => Some(token_advice(origin)),
-        404 => Some("`nebulactl list`, `models`, `nodes list` and `keys list` show what there is".to_owned()),
+        404 => Some(whats_there(url).to_owned()),
         500.. => request_id.map(|id| format!("nebulad's log says more under request_id {id}")),
         _ => None,
+    }
+}
+
+/// Which command lists the things that are asked for here.
+fn whats_there(url: &Url) -> &'static str {
+    match url.path_segments().and_then(|parts| parts.skip_while(|part| *part != "v1").nth(1)) {
+        Some("deployments") => "`nebulactl list` and `nebulactl aliases list` show what there is",
+        Some("aliases") => "`nebulactl aliases list` and `nebulactl list` show what there is",
+        Some("nodes") => "`nebulactl nodes list` shows what there is",
+        Some("operations") => "`nebulactl operations list` shows what there is",
+        Some("keys") => "`nebulactl keys list` shows what there is",
+        _ => "`nebulactl list`, `models`, `nodes list`, `operations list` and `keys list` show what there is",
     }
 }
 
@@ -191,6 +208,21 @@ mod tests {
             refused(503, ours, None).hint.as_deref(),
             Some("nebulad's log says more under request_id r1")
         );
+    }
+
+    #[test]
+    fn advice_for_what_is_not_there_names_the_list_of_such_things() {
+        for (path, part) in [
+            ("/api/v1/deployments/x/why", "`nebulactl list`"),
+            ("/api/v1/nodes/x/drain", "`nebulactl nodes list`"),
+            ("/api/v1/operations/x", "`nebulactl operations list`"),
+            ("/api/v1/aliases/x", "`nebulactl aliases list`"),
+            ("/v1/chat/completions", "`models`"),
+        ] {
+            let url = Url::parse(&format!("http://h{path}")).expect("url");
+            let hint = advice(StatusCode::NOT_FOUND, &url, None, None).expect("a hint");
+            assert!(hint.contains(part), "{path}: {hint}");
+        }
     }
 
     #[test]

@@ -34,11 +34,11 @@ impl From<&str> for Cell {
 /// A cell that holds the state of something, in the colour of that state.
 pub(crate) fn state(text: String) -> Cell {
     let tone = match text.as_str() {
-        "running" | "online" | "schedulable" | "ok" | "ready" | "healthy" | "active" => Tone::Good,
+        "running" | "online" | "schedulable" | "ok" | "ready" | "healthy" | "active" | "done" => Tone::Good,
         "pending" | "preparing" | "starting" | "stopping" | "deleting" | "suspect" | "unreachable"
         | "cordoned" | "draining" | "restarting" | "degraded" => Tone::Busy,
         "failed" | "offline" | "crashed" | "unhealthy" | "not ready" => Tone::Bad,
-        "stopped" | "drained" | "expired" => Tone::Faint,
+        "stopped" | "drained" | "expired" | "cancelled" => Tone::Faint,
         _ => Tone::Plain,
     };
     Cell { text, tone }

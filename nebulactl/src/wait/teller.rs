@@ -10,7 +10,7 @@ use crate::output::Output;
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Tells each change on standard error.
-pub(super) struct Teller<'a> {
+pub(crate) struct Teller<'a> {
     output: &'a Output,
     clock: Clock,
     pace: Pace,
@@ -19,16 +19,16 @@ pub(super) struct Teller<'a> {
 }
 
 impl<'a> Teller<'a> {
-    pub(super) fn new(output: &'a Output) -> Self {
+    pub(crate) fn new(output: &'a Output) -> Self {
         Self { output, clock: Clock::start(), pace: Pace::default(), open: false }
     }
 
-    pub(super) fn output(&self) -> &'a Output {
+    pub(crate) fn output(&self) -> &'a Output {
         self.output
     }
 
     /// Tells `line` if it is news. `moving`: it says how far something has got, and the next one will say more.
-    pub(super) fn tell(&mut self, line: &str, moving: bool) {
+    pub(crate) fn tell(&mut self, line: &str, moving: bool) {
         if moving && self.output.is_live() {
             self.pace.keep(line);
             self.open = true;
@@ -40,7 +40,7 @@ impl<'a> Teller<'a> {
     }
 
     /// Removes the line that was to be rewritten.
-    pub(super) fn end(&mut self) {
+    pub(crate) fn end(&mut self) {
         if std::mem::take(&mut self.open) {
             self.output.rewrite("");
         }

@@ -7,6 +7,8 @@
     reason = "helpers of tests fail by panicking"
 )]
 
+mod aliases;
+mod change;
 mod chat;
 mod deploy;
 mod errors;
@@ -14,6 +16,7 @@ mod events;
 mod exec;
 mod keys;
 mod nouns;
+mod operations;
 mod server;
 mod settings;
 mod terminal;
