@@ -11,6 +11,8 @@
 pub mod catalog;
 pub mod caution;
 pub mod deployment;
+mod dispatch;
+pub mod drains;
 pub mod effects;
 #[cfg(test)]
 pub(crate) mod failpoint;

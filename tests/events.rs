@@ -1,13 +1,19 @@
 //! What a real nebulad says of itself: the journal, page by page and as server-sent events; API keys and usage; its
-//! metrics.
+//! metrics; drains of nodes; changes of deployments; its description of its own API.
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "that is how a test fails")]
 
+#[path = "events/changes.rs"]
+mod changes;
 #[path = "events/control_plane.rs"]
 mod control_plane;
+#[path = "events/drains.rs"]
+mod drains;
 #[path = "events/keys.rs"]
 mod keys;
 #[path = "events/metrics.rs"]
 mod metrics;
+#[path = "events/openapi.rs"]
+mod openapi;
 
 use control_plane::{Nebulad, kinds, seqs};
 use nebulad::actors::journal::FOLLOWERS_MAX;

@@ -1,6 +1,8 @@
 //! The gateway between real sockets: its errors, what reaches the runtime byte for byte, streams and hang-ups.
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "that is how a test fails")]
 
+#[path = "gateway/aliases.rs"]
+mod aliases;
 #[path = "gateway/forms.rs"]
 mod forms;
 #[path = "gateway/front.rs"]
@@ -11,6 +13,8 @@ mod keys;
 mod net;
 #[path = "gateway/routing.rs"]
 mod routing;
+#[path = "gateway/waking.rs"]
+mod waking;
 
 use front::{Answer, Front, Upstream, private, public, request};
 use nebulad::http::openai::{AllowOrigins, OutcomeKind};

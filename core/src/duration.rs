@@ -28,7 +28,7 @@ pub fn parse(text: &str) -> Result<Duration, InvalidDuration> {
     number.checked_mul(millis_per_unit).map(Duration::from_millis).ok_or_else(fail)
 }
 
-/// A duration for people: `850 ms`, `1.4 s`, `2m 05s`.
+/// A duration for people: `850 ms`, `1.4 s`, `2m 05s`, `3h 20m`, `7d`.
 #[must_use]
 pub fn human(duration: Duration) -> String {
     let millis = duration.as_millis();
@@ -37,7 +37,19 @@ pub fn human(duration: Duration) -> String {
     } else if millis < 60_000 {
         format!("{:.1} s", duration.as_secs_f64())
     } else {
-        format!("{}m {:02}s", duration.as_secs() / 60, duration.as_secs() % 60)
+        match duration.as_secs() {
+            secs if secs < 3_600 => format!("{}m {:02}s", secs / 60, secs % 60),
+            secs if secs < 86_400 => pair(secs / 60, 60, ["h", "m"]),
+            secs => pair(secs / 3_600, 24, ["d", "h"]),
+        }
+    }
+}
+
+/// `3h 20m`, or `3h` where nothing is left over.
+fn pair(small: u64, per_large: u64, [large_unit, small_unit]: [&str; 2]) -> String {
+    match (small / per_large, small % per_large) {
+        (large, 0) => format!("{large}{large_unit}"),
+        (large, small) => format!("{large}{large_unit} {small:02}{small_unit}"),
     }
 }
 
@@ -51,6 +63,22 @@ mod tests {
             [("90", 90_000), ("30s", 30_000), ("5m", 300_000), ("24h", 86_400_000), ("500ms", 500)]
         {
             assert_eq!(parse(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+    }
+
+    #[test]
+    fn people_read_the_two_largest_units() {
+        for (secs, text) in [
+            (59, "59.0 s"),
+            (60, "1m 00s"),
+            (3_599, "59m 59s"),
+            (3_600, "1h"),
+            (12_000, "3h 20m"),
+            (86_400, "1d"),
+            (90_000, "1d 01h"),
+            (31_536_000, "365d"),
+        ] {
+            assert_eq!(human(Duration::from_secs(secs)), text);
         }
     }
 

@@ -8,7 +8,8 @@ use nebulad::actors::registry::machine::Registration;
 use nebulad::actors::registry::{self, Change, Register};
 use nebulad::app::App;
 use nebulad::config::{Cli, Config};
-use reqwest::{Client, Method, Response};
+use nebulad::domain::deployment::Deployment;
+use reqwest::{Client, Method, RequestBuilder, Response};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -94,6 +95,10 @@ impl Nebulad {
         if let Some(body) = body.filter(|body| !body.is_null()) {
             request = request.json(body);
         }
+        Self::answer(request).await
+    }
+
+    async fn answer(request: RequestBuilder) -> Answer {
         let response = request.send().await.expect("an answer");
         let status = response.status().as_u16();
         let id = response.headers().get("x-request-id").and_then(|id| id.to_str().ok()).map(str::to_owned);
@@ -104,6 +109,20 @@ impl Nebulad {
 
     pub async fn get(&self, path: &str) -> Answer {
         self.send(Method::GET, path, None, None).await
+    }
+
+    /// Asks without a credential.
+    pub async fn get_as_nobody(&self, path: &str) -> Answer {
+        let url = format!("http://{}{path}", self.app.http_addr);
+        Self::answer(self.client.get(url).timeout(DEADLINE)).await
+    }
+
+    pub async fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> Answer {
+        self.send(method.parse().expect("a method"), path, None, body).await
+    }
+
+    pub async fn patch(&self, name: &str, body: &Value) -> Answer {
+        self.send(Method::PATCH, &format!("/api/v1/deployments/{name}"), None, Some(body)).await
     }
 
     pub async fn delete(&self, path: &str) -> Answer {
@@ -183,6 +202,11 @@ impl Nebulad {
     pub async fn deregister(&self, id: &str) {
         let change = Change::Deregister(id.parse().expect("an id"));
         self.app.system.registry.ask(registry::PATH, change).await.expect("an answer").expect("done");
+    }
+
+    /// Waits until the only deployment is so.
+    pub async fn until_deployment(&self, reached: impl Fn(&Deployment) -> bool) {
+        self.until(|app| app.system.deployments(None, 1).first().is_some_and(|dep| reached(dep))).await;
     }
 
     pub async fn until(&self, reached: impl Fn(&App) -> bool) {

@@ -142,6 +142,7 @@ impl Agent {
             port: 0,
             message: "cannot_start: declined".to_owned(),
             restarts: 0,
+            exit_code: None,
             seen: Seen::default(),
         });
         let newer = |live: &Live| {
@@ -248,6 +249,7 @@ impl Sim {
     pub(crate) fn command(&mut self, n: u16, command: &Command) -> Answer {
         let id = command.replica_id;
         let generation = Some(command.generation).filter(|generation| generation.0 > 0);
+        let drain = command.drain;
         match &command.action {
             Action::Start(start) if start.args.iter().any(|arg| arg == DECLINED) => Answer::Declined,
             Action::Start(start) => {
@@ -269,11 +271,11 @@ impl Sim {
             }
             Action::Stop => {
                 self.forget_declined(n, id, Some(command.generation));
-                self.tell(n, id, replica::Event::Stop { generation, grace: None })
+                self.tell(n, id, replica::Event::Stop { generation, grace: None, drain })
             }
             Action::Delete => {
                 self.forget_declined(n, id, Some(command.generation.next()));
-                self.tell(n, id, replica::Event::Delete { generation })
+                self.tell(n, id, replica::Event::Delete { generation, drain })
             }
             Action::Access { tokens, public } => {
                 let access = Access { public: *public, tokens: tokens.clone(), gateway: None };
@@ -295,7 +297,8 @@ impl Sim {
             agent.live.push(Live { id, machine, timer: None, watched: None });
         }
         let port = agent.claim(id);
-        let answer = self.tell(n, id, replica::Event::Start { generation: given, spec, access, port });
+        let drain = command.drain;
+        let answer = self.tell(n, id, replica::Event::Start { generation: given, spec, access, port, drain });
         if answer == Answer::Done {
             self.forget_declined(n, id, Some(given.next()));
         }
@@ -373,6 +376,12 @@ impl Sim {
                     let takes = self.rng.between(100, 4_000);
                     let life = self.agent(n).life;
                     self.after(takes, Event::Healthy { node: n, life, replica: id, attempt });
+                }
+                // No requests are simulated: there is nothing to wait for.
+                replica::Effect::Drain { attempt } => {
+                    let now = Tick(self.now);
+                    let machine = &mut self.agent(n).live(id)?.machine;
+                    effects.extend(machine.step(replica::Event::Drained { attempt }, now));
                 }
                 replica::Effect::Signal { instance, signal } => self.signal(n, process(instance), signal),
                 replica::Effect::SetTimer { fence, after } => self.set_timer(n, id, fence, after),

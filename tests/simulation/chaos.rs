@@ -1,12 +1,13 @@
 //! What users and operators do, and what the world does to them.
 
+use std::time::Duration;
+
 use nebula_core::clock::Tick;
-use nebula_core::ids::Generation;
 use nebula_core::runtime::RuntimeKind;
 use nebula_core::token::{Secret, TokenHash};
 use nebulad::actors::caution::Caution;
 use nebulad::actors::deployment::machine::Intent;
-use nebulad::domain::deployment::{Deployment, DeploymentSpec, Desired, GpuNeed};
+use nebulad::domain::deployment::{Autoscale, Deployment, DeploymentSpec, GpuNeed, LostAfter, Strategy};
 use nebulad::domain::node::Scheduling;
 use nebulad::ports::Write;
 
@@ -38,6 +39,7 @@ pub(crate) struct Mix {
     pub(crate) pauses: u64,
     pub(crate) restores: u64,
     pub(crate) changes: u64,
+    pub(crate) loads: u64,
     pub(crate) slow_commits: u64,
     pub(crate) prepare_fails: u64,
     pub(crate) exits: u64,
@@ -80,6 +82,7 @@ impl Sim {
             mix.pauses,
             mix.restores,
             mix.changes,
+            mix.loads,
         ];
         let mut at = self.rng.below(weights.iter().sum());
         let mut which = 0;
@@ -102,7 +105,8 @@ impl Sim {
             7 => self.hurt_machine(n),
             8 => self.pause(),
             9 => self.restore(),
-            _ => self.change(),
+            10 => self.change(),
+            _ => self.load(),
         }
     }
 
@@ -130,7 +134,7 @@ impl Sim {
             18..34 => Intent::Stop,
             34..54 => Intent::Restart,
             54..72 => Intent::Scale(u32::try_from(self.rng.below(4)).unwrap_or(0)),
-            72..86 => Intent::Rotate(self.token()),
+            72..86 => Intent::Rotate { token: self.token(), overlap: Duration::ZERO },
             _ => Intent::Delete,
         };
         self.want(d, intent);
@@ -143,7 +147,14 @@ impl Sim {
         let Some(actor) = self.deployment(d) else { return };
         let mut spec = actor.machine.deployment().spec.clone();
         spec.args.retain(|arg| !arg.starts_with(CHANGED));
-        spec.args.push(format!("{CHANGED}{}", self.now));
+        match self.rng.below(10) {
+            // What no agent starts, and back.
+            0..3 => spec.args.push(DECLINED.to_owned()),
+            3 => spec.args.retain(|arg| arg != DECLINED),
+            4 => spec.strategy = Strategy::Recreate,
+            5 => spec.public = !spec.public,
+            _ => spec.args.push(format!("{CHANGED}{}", self.now)),
+        }
         self.count("specs changed", 1);
         self.want(d, Intent::Change(Box::new(spec)));
     }
@@ -174,28 +185,25 @@ impl Sim {
             _ => {}
         }
         let count = u32::try_from(self.rng.below(3)).unwrap_or(0);
+        let lost_after = match self.rng.below(4) {
+            0 => LostAfter::Never,
+            1 => LostAfter::DEFAULT,
+            _ => LostAfter::After(Duration::from_secs(20)),
+        };
+        let (cooldown, idle_after) = (Duration::from_secs(5), Duration::from_secs(20));
+        let min = u32::try_from(self.rng.below(2)).unwrap_or(0);
+        let autoscale = Autoscale { min, max: 4, target: 4, cooldown, idle_after };
         let spec = DeploymentSpec {
             replicas: u32::try_from(self.rng.between(1, 3)).unwrap_or(1),
+            lost_after,
+            autoscale: Some(autoscale).filter(|_| self.rng.chance(200)),
             gpu: GpuNeed { count, ..GpuNeed::default() },
             args,
             ..DeploymentSpec::plain("m", RuntimeKind::Sim)
         };
-        let dep = Deployment {
-            revision: Generation::FIRST,
-            previous: None,
-            old_token: None,
-            hint: None,
-            id: deployment_id(d),
-            name: format!("d{d}"),
-            spec,
-            desired: Desired::Running,
-            generation: Generation::FIRST,
-            token: self.token(),
-            gateway_token: Secret::from_text(format!("nbgw_{d}")),
-            created_at: self.wall(),
-            updated_at: self.wall(),
-            replicas: Vec::new(),
-        };
+        let gateway_token = Secret::from_text(format!("nbgw_{d}"));
+        let made = Deployment::new(format!("d{d}"), spec, self.token(), gateway_token, self.wall());
+        let dep = Deployment { id: deployment_id(d), ..made };
         self.control.names.insert(d);
         let now = self.now;
         let writes = vec![Write::PutDeployment(Box::new(dep.clone()))];
@@ -220,8 +228,9 @@ impl Sim {
     fn operate(&mut self) {
         let n = self.any_node();
         let op = match self.rng.below(10) {
-            0..4 => Op::Schedule(node_id(n), Scheduling::Cordoned),
-            4..8 => Op::Schedule(node_id(n), Scheduling::Schedulable),
+            0..3 => Op::Schedule(node_id(n), Scheduling::Cordoned),
+            3..5 => Op::Schedule(node_id(n), Scheduling::Draining),
+            5..8 => Op::Schedule(node_id(n), Scheduling::Schedulable),
             _ => Op::Forget(self.a_silent_node().unwrap_or_else(|| node_id(n))),
         };
         self.operator(op);

@@ -53,13 +53,15 @@ pub(crate) enum Mail {
     NodeForgotten(NodeId),
     Place(u32, u32, ReplicaId, Generation, Box<scheduler::Request>),
     Release(ReplicaId),
-    Holds(u32, Vec<(ReplicaId, Option<Placement>)>),
+    Holds(u32, Vec<scheduler::Hold>),
+    AskMove(u32, u32, NodeId),
     // To a deployment.
     Want(u64, Box<deployment::Intent>),
     Placed(u32, ReplicaId, Generation, Result<Placement, String>),
     Look(u16),
     Follow(u32, u16),
     NodeGone(NodeId),
+    MayMove(u32, NodeId, bool),
     Capacity,
     PublishAgain,
     PlacesAgain,
@@ -108,6 +110,8 @@ pub(crate) struct DeploymentActor {
     pub(crate) machine: deployment::Machine,
     pub(crate) followed: BTreeSet<u16>,
     pub(crate) looking: BTreeSet<u16>,
+    /// When its timer is due, on the simulation's clock.
+    pub(crate) timer: Option<u64>,
 }
 
 /// What an actor last said of itself; it outlives its incarnations.

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use nebulad::domain::node::Scheduling;
 use std::collections::BTreeSet;
 
+use nebula_core::clock::Tick;
 use nebula_core::ids::CommandId;
 use nebulad::actors::deployment::machine::{self as deployment, Effect, Event as Happens};
-use nebulad::actors::scheduler::machine::Request;
+use nebulad::actors::scheduler::machine::{Hold, Request};
 use nebulad::domain::command::Command;
 use nebulad::domain::deployment::Replica;
 use nebulad::domain::event::Happening;
@@ -34,35 +34,63 @@ impl Sim {
         let machine = deployment::Machine::load(stored);
         let (followed, looking) = (BTreeSet::new(), BTreeSet::new());
         if let Some(cell) = self.cell(Who::Deployment(d)) {
-            cell.machine =
-                Some(Machine::Deployment(Box::new(DeploymentActor { machine, followed, looking })));
+            cell.machine = Some(Machine::Deployment(Box::new(DeploymentActor {
+                machine,
+                followed,
+                looking,
+                timer: None,
+            })));
         }
         self.hold_places(d, |replica| replica.placement.is_some());
-        let wall = self.wall();
-        self.drive_deployment(d, Happens::Started(wall));
+        self.drive_deployment(d, Happens::Started);
     }
 
     /// Says which replicas keep what the scheduler has reserved for them.
     fn hold_places(&mut self, d: u32, keeps: impl Fn(&Replica) -> bool) {
         let Some(actor) = self.deployment(d) else { return };
-        let kept = actor.machine.deployment().replicas.iter().filter(|replica| keeps(replica));
-        let places = kept.map(|replica| (replica.id, replica.placement.clone())).collect();
-        self.mail(Who::Scheduler, Mail::Holds(d, places));
+        let dep = actor.machine.deployment();
+        let kept = dep.replicas.iter().filter(|replica| keeps(replica));
+        let kept = kept.filter(|replica| replica.placement.is_none() || dep.holds_place(replica));
+        let holds = kept.map(|replica| Hold::of(dep, replica)).collect();
+        self.mail(Who::Scheduler, Mail::Holds(d, holds));
     }
 
-    fn drive_deployment(&mut self, d: u32, event: Happens) {
+    pub(crate) fn drive_deployment(&mut self, d: u32, event: Happens) {
+        let now = self.now_for_machines();
         let Some(actor) = self.deployment(d) else { return };
-        let effects = actor.machine.step(event);
+        let effects = actor.machine.step(event, now);
         if !effects.is_empty() {
             let nodes: Vec<u16> = actor.followed.iter().copied().collect();
             nodes.into_iter().for_each(|n| self.touch(n));
         }
         self.act_on(Who::Deployment(d), effects.into_iter().map(Do::Deployment).collect());
+        self.arm_deployment(d);
     }
 
-    pub(crate) fn retry_placement(&mut self, d: u32, incarnation: u32) {
+    fn now_for_machines(&self) -> deployment::Now {
+        deployment::Now { tick: Tick(self.now), wall: self.wall() }
+    }
+
+    /// Keeps one timer for what is due next. One that is early does no harm.
+    fn arm_deployment(&mut self, d: u32) {
+        let life = self.control.life;
+        let Some(incarnation) = self.cell(Who::Deployment(d)).map(|cell| cell.incarnation) else { return };
+        let Some(actor) = self.deployment(d) else { return };
+        let Some(next) = actor.machine.next_timer() else { return };
+        if actor.timer.is_some_and(|at| at <= next.0) {
+            return;
+        }
+        actor.timer = Some(next.0);
+        let at = next.0.max(self.now) + 1;
+        self.at(at, Event::DeploymentTimer(life, d, incarnation));
+    }
+
+    pub(crate) fn deployment_timer(&mut self, d: u32, incarnation: u32) {
         if self.cell(Who::Deployment(d)).is_some_and(|cell| cell.incarnation == incarnation) {
-            self.drive_deployment(d, Happens::RetryPlacement);
+            if let Some(actor) = self.deployment(d) {
+                actor.timer = None;
+            }
+            self.drive_deployment(d, Happens::Timer);
         }
     }
 
@@ -70,15 +98,16 @@ impl Sim {
         match mail {
             Mail::Want(number, intent) => {
                 let (to, reply) = self.open_reply();
-                let wall = self.wall();
+                let now = self.now_for_machines();
                 self.trace(|| format!("d{d} op {number} {intent:?}"));
                 let Some(actor) = self.deployment(d) else { return };
-                let effects = actor.machine.step(Happens::Intent(reply, *intent, wall));
+                let effects = actor.machine.step(Happens::Intent(reply, *intent), now);
                 let dep = actor.machine.deployment().clone();
                 let nodes: Vec<u16> = actor.followed.iter().copied().collect();
                 self.oracle.intended(d, to, number, &dep);
                 nodes.into_iter().for_each(|n| self.touch(n));
                 self.act_on(Who::Deployment(d), effects.into_iter().map(Do::Deployment).collect());
+                self.arm_deployment(d);
             }
             Mail::Placed(incarnation, replica, generation, placed) => {
                 if self.cell(Who::Deployment(d)).is_none_or(|cell| cell.incarnation != incarnation) {
@@ -105,7 +134,12 @@ impl Sim {
                 }
             }
             Mail::NodeGone(node) => self.drive_deployment(d, Happens::NodeGone(node)),
-            Mail::Capacity => self.drive_deployment(d, Happens::RetryPlacement),
+            Mail::MayMove(incarnation, node, may) => {
+                if self.cell(Who::Deployment(d)).is_some_and(|cell| cell.incarnation == incarnation) {
+                    self.drive_deployment(d, Happens::MayMove(node, may));
+                }
+            }
+            Mail::Capacity => self.drive_deployment(d, Happens::Capacity),
             Mail::PublishAgain => {
                 let spec = self.deployment(d).and_then(|actor| actor.machine.published().cloned());
                 if let Some(spec) = spec {
@@ -122,14 +156,13 @@ impl Sim {
 
     pub(crate) fn perform_deployment(&mut self, d: u32, effect: Effect) {
         let Some(incarnation) = self.cell(Who::Deployment(d)).map(|cell| cell.incarnation) else { return };
-        let life = self.control.life;
         match effect {
             Effect::Persist(..) => {}
             Effect::Reply(to, result) => self.replied(d, to.0, result.is_ok()),
             Effect::Place(replica, generation) => {
                 let Some(actor) = self.deployment(d) else { return };
                 let dep = actor.machine.deployment();
-                let request = Request { deployment: dep.id, replica, spec: dep.spec.clone() };
+                let request = Request::of(dep, replica);
                 let mail = Mail::Place(d, incarnation, replica, generation, Box::new(request));
                 self.mail(Who::Scheduler, mail);
             }
@@ -173,10 +206,8 @@ impl Sim {
             }
             Effect::Publish(spec) => self.mail(Who::Router, Mail::Publish(spec)),
             Effect::Withdraw => self.mail(Who::Router, Mail::Withdraw(deployment_id(d))),
-            Effect::RetryAfter(wait) => {
-                let wait = super::talk::millis(wait);
-                self.after(wait, Event::RetryPlacement(life, d, incarnation));
-            }
+            Effect::Hold => self.hold_places(d, |_| true),
+            Effect::AskMove(node) => self.mail(Who::Scheduler, Mail::AskMove(d, incarnation, node)),
             Effect::Finished => {
                 self.control.names.remove(&d);
                 self.control.cells.remove(&Who::Deployment(d));
@@ -223,7 +254,7 @@ impl Sim {
             return;
         };
         let facts = NodeFacts {
-            scheduling: Scheduling::Schedulable,
+            scheduling: update.node.scheduling,
             node_id: update.node.id.clone(),
             node_name: update.node.name.clone(),
             availability: update.availability,

@@ -11,7 +11,7 @@ use nebulad::domain::node::{Availability, Scheduling};
 use super::agent::{DECLINED, node_id, node_index, short};
 use super::chaos::Act;
 use super::control::registry_op::Op;
-use super::control::{Who, deployment_id, deployment_number};
+use super::control::{deployment_id, deployment_number};
 use super::net::Link;
 use super::sim::{Event, NODES, Sim};
 
@@ -32,10 +32,16 @@ impl Sim {
         while self.now < began + hurting_ms && self.violation.is_none() {
             self.run_until((self.now + 5_000).min(began + hurting_ms));
             self.check_table();
+            self.check_strays();
             self.check_bounds();
         }
         self.hurting = false;
+        let mix = self.mix;
+        (self.mix.prepare_fails, self.mix.exits) = (0, 0);
         self.heal();
+        self.drill();
+        self.settle();
+        self.mix = mix;
         self.run_until(began + HOUR_MS);
         self.check_bounds();
         self.check_records();
@@ -43,8 +49,6 @@ impl Sim {
     }
 
     fn heal(&mut self) {
-        let mix = self.mix;
-        (self.mix.prepare_fails, self.mix.exits) = (0, 0);
         self.trace(|| "everything works again".to_owned());
         self.links = vec![Link::default(); usize::from(NODES)];
         (self.control.plan, self.control.paused_until) = (None, 0);
@@ -68,9 +72,16 @@ impl Sim {
         for n in 0..NODES {
             self.operator(Op::Schedule(node_id(n), Scheduling::Schedulable));
         }
+        self.settle();
+    }
+
+    /// Waits until all is as it should be: what waits because it crashed does so in its own time.
+    fn settle(&mut self) {
+        let began = self.now;
         let (mut since, mut start_again) = (began, began);
         while self.violation.is_none() {
             self.run_until(self.now + LOOK_MS);
+            self.check_strays();
             if self.backs_off() {
                 since = self.now;
             }
@@ -83,7 +94,6 @@ impl Sim {
                 self.start_what_failed();
             }
         }
-        self.mix = mix;
         let took = self.now - began;
         let bucket = match took {
             0..10_000 => "healed within 10 s",
@@ -100,14 +110,6 @@ impl Sim {
     fn backs_off(&self) -> bool {
         let waits = |live: &super::agent::Live| live.machine.state().phase == replica::Phase::BackingOff;
         self.agents.iter().any(|agent| agent.live.iter().any(waits))
-    }
-
-    fn deployments(&self) -> Vec<u32> {
-        let number = |who: &Who| match who {
-            Who::Deployment(d) => Some(*d),
-            _ => None,
-        };
-        self.control.cells.keys().filter_map(number).collect()
     }
 
     fn start_what_failed(&mut self) {
@@ -134,7 +136,7 @@ impl Sim {
             return Some(format!("{online} of {NODES} nodes are online"));
         }
         let mut wanted = BTreeSet::new();
-        let mut held = BTreeMap::new();
+        let (mut held, mut reserve) = (BTreeMap::new(), 0);
         for d in self.deployments() {
             let dep = self.deployment(d)?.machine.deployment().clone();
             if let Some(problem) = self.deployment_problem(d, &dep, &mut wanted) {
@@ -143,6 +145,7 @@ impl Sim {
             let place =
                 |replica: &Replica| Some((replica.id, node_index(&replica.placement.as_ref()?.node_id)));
             held.extend(dep.replicas.iter().filter_map(place));
+            reserve += dep.replicas.iter().filter(|replica| dep.holds_place(replica)).count();
         }
         for n in 0..NODES {
             let waiting = self.session(n).map_or(0, |actor| actor.machine.waiting());
@@ -161,8 +164,7 @@ impl Sim {
             }
         }
         let reserved = self.scheduler()?.reserved();
-        (reserved != held.len())
-            .then(|| format!("{reserved} places are reserved for {} replicas", held.len()))
+        (reserved != reserve).then(|| format!("{reserved} places are reserved for {reserve} replicas"))
     }
 
     fn deployment_problem(
@@ -222,8 +224,15 @@ impl Sim {
         if !matches!(state.phase, replica::Phase::Running { .. }) {
             return what(format!("it is {}", state.phase.as_str()));
         }
-        if state.generation != dep.generation || told.generation != dep.generation {
-            return what(format!("generations {} {} {}", state.generation, told.generation, dep.generation));
+        // A restart reaches all of them; of a change that was taken back only the old ones are left.
+        let restarted = dep.revision == dep.generation || told.generation == dep.generation;
+        if state.generation != told.generation || told.revision != dep.revision || !restarted {
+            let (generations, revisions) =
+                ((state.generation, told.generation), (told.revision, dep.revision));
+            return what(format!(
+                "generations {generations:?} of {}, revisions {revisions:?}",
+                dep.generation
+            ));
         }
         // What a restored store does not know of, nobody can tell the proxies.
         if state.access.tokens != [dep.token] && !self.restored {

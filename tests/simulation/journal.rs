@@ -16,6 +16,8 @@ pub(crate) struct Journal {
     placed: BTreeSet<ReplicaId>,
     wanted: Wanted,
     generation: u64,
+    /// A change has begun and is not over.
+    changing: bool,
     /// A node said that it was started again.
     resumed: bool,
     /// A node said that the store had forgotten something.
@@ -57,6 +59,10 @@ impl Journal {
                 illegal("although it is not to run")
             }
             "starting" | "running" | "unreachable" | "failed" => Ok(()),
+            "moved" | "lost" | "made_room" if !is_placed || self.wanted != Wanted::Running => {
+                illegal("it was nowhere")
+            }
+            "moved" | "lost" | "made_room" => Ok(()),
             _ => illegal("an unknown step"),
         }
     }
@@ -86,7 +92,11 @@ impl Journal {
                 self.caught_up = true;
                 self.resumed = self.wanted == Wanted::Stopped;
             }
-            ("changed" | "scaled" | "token_rotated", _) => {}
+            ("change_failed" | "change_done", Wanted::Stopped) => return illegal("nothing is to run"),
+            ("change_started", _) => self.changing = true,
+            ("change_failed" | "change_done", _) if !self.changing => return illegal("nothing was changed"),
+            ("change_done" | "rolled_back", _) => self.changing = false,
+            ("changed" | "scaled" | "token_rotated" | "change_failed", _) => {}
             _ => return illegal("not from where it stood"),
         }
         Ok(())

@@ -9,6 +9,7 @@ use nebulad::actors::registry::machine as registry;
 use nebulad::domain::command::Command;
 use nebulad::domain::deployment::{Deployment, Desired};
 use nebulad::domain::node::{Availability, Node, Presence, Scheduling};
+use nebulad::domain::route::Endpoint;
 
 use super::agent::{Answer, node_index, short};
 use super::control::registry_op::Op;
@@ -19,6 +20,8 @@ use super::talk::millis;
 
 /// How long a change may take on its way from a deployment to the published table.
 const PUBLISHED_MS: u64 = 1_000;
+/// How long what is on its way out may hold a place that was given to another one.
+const LATE_PLACE_MS: u64 = 90_000;
 /// As in the session: commands that may wait for one node.
 const OUTBOX_MAX: usize = 2_000;
 
@@ -36,7 +39,8 @@ impl Wish {
         Self {
             desired: dep.desired,
             generation: dep.generation,
-            replicas: dep.spec.replicas,
+            // Where the load decides, the user does not.
+            replicas: if dep.spec.autoscale.is_some() { 0 } else { dep.spec.replicas },
             token: dep.token,
         }
     }
@@ -82,6 +86,8 @@ pub(crate) struct Oracle {
     /// Since when two runtimes have shared a GPU: node and device.
     shared_gpus: BTreeMap<(u16, u32), u64>,
     pub(crate) gpus_shared_longest: u64,
+    /// Since when a place has been held twice because one of the two is on its way out.
+    late_places: BTreeMap<(NodeId, u32), u64>,
 }
 
 impl Oracle {
@@ -135,6 +141,11 @@ impl Oracle {
     }
 
     // Nodes.
+
+    /// When the node was heard last, if that was since then.
+    pub(crate) fn heard_since(&self, n: u16, since: u64) -> Option<u64> {
+        self.heard.get(&n).copied().filter(|heard| *heard >= since)
+    }
 
     pub(crate) fn heard(&mut self, n: u16, now: u64) {
         self.heard.insert(n, now);
@@ -304,6 +315,8 @@ impl Sim {
                 .max();
             let both = self.is_up(Who::Router) && self.is_up(Who::Deployment(d));
             let settled = both && up.is_some_and(|up| now >= up.max(since) + PUBLISHED_MS);
+            // Everything that a deployment has decided is durable, and on its way for long enough.
+            let quiet = now >= self.control.store.quiet_at() + PUBLISHED_MS;
             for endpoint in &route.endpoints {
                 let known = self.oracle.routed.entry(endpoint.replica_id).or_insert(endpoint.generation);
                 if endpoint.generation < *known {
@@ -314,16 +327,32 @@ impl Sim {
                 let Some(wish) = wish.filter(|_| settled) else { continue };
                 // After a restore its nodes may know of a later start.
                 let to_run = self.restored || promised.is_some_and(Promised::may_run);
-                if endpoint.generation < wish.generation || !to_run {
-                    let generation = endpoint.generation;
-                    found =
-                        Some(format!("d{d} is routed at generation {generation}, acknowledged is {wish:?}"));
+                let replica = short(endpoint.replica_id);
+                if !to_run {
+                    found = Some(format!("d{d} {replica} is routed, acknowledged is {wish:?}"));
+                } else if quiet && !self.is_to_serve(d, endpoint) {
+                    found = Some(format!(
+                        "d{d} {replica} is routed at generation {} and is not to serve",
+                        endpoint.generation
+                    ));
                 }
             }
         }
         if let Some(what) = found {
             self.violated("I2", what);
         }
+    }
+
+    /// Whether a deployment's record has this replica there, to stay, at this generation.
+    fn is_to_serve(&self, d: u32, endpoint: &Endpoint) -> bool {
+        let cell = self.control.cells.get(&Who::Deployment(d)).and_then(|cell| cell.machine.as_ref());
+        let Some(Machine::Deployment(actor)) = cell else { return true };
+        actor.machine.deployment().replicas.iter().any(|replica| {
+            let here = replica.placement.as_ref().is_some_and(|place| place.node_id == endpoint.node_id);
+            here && replica.id == endpoint.replica_id
+                && replica.generation == endpoint.generation
+                && !replica.leaving
+        })
     }
 
     /// I4 and I5 on a node, whenever a process was made there.
@@ -343,6 +372,12 @@ impl Sim {
         }
         for gpu in shared {
             self.count("GPUs shared by two runtimes", 1);
+            if self.drill.is_on() {
+                self.violated(
+                    "I4",
+                    format!("two runtimes have GPU {gpu} of n{n:02} while nothing goes wrong"),
+                );
+            }
             self.trace(|| format!("n{n:02} GPU {gpu} is shared"));
             self.oracle.shared_gpus.insert((n, gpu), now);
         }
@@ -415,22 +450,32 @@ impl Sim {
         self.check_places();
     }
 
-    /// I4: no GPU is reserved for two replicas.
+    /// I4: no GPU is reserved for two replicas. What is on its way out may have its place once more for a while, when a
+    /// late report says that it still runs.
     fn check_places(&mut self) {
-        let mut taken = BTreeMap::new();
-        let mut twice = None;
+        let mut taken: BTreeMap<(NodeId, u32), (u32, bool)> = BTreeMap::new();
+        let (mut twice, mut late) = (None, Vec::new());
         for (who, cell) in &self.control.cells {
             let (Who::Deployment(d), Some(Machine::Deployment(actor))) = (who, &cell.machine) else {
                 continue;
             };
-            for replica in &actor.machine.deployment().replicas {
+            let dep = actor.machine.deployment();
+            for replica in dep.replicas.iter().filter(|replica| dep.holds_place(replica)) {
                 let Some(place) = &replica.placement else { continue };
+                let going = replica.leaving || dep.desired != Desired::Running;
                 for gpu in &place.gpu_devices {
-                    if let Some(other) = taken.insert((place.node_id.clone(), *gpu), *d) {
-                        twice = Some(format!("GPU {gpu} of {} is given to d{other} and d{d}", place.node_id));
-                    }
+                    let at = (place.node_id.clone(), *gpu);
+                    let Some((other, other_goes)) = taken.insert(at.clone(), (*d, going)) else { continue };
+                    let told = format!("GPU {gpu} of {} is given to d{other} and d{d}", place.node_id);
+                    if going || other_goes { late.push((at, told)) } else { twice = Some(told) }
                 }
             }
+        }
+        let now = self.now;
+        self.oracle.late_places.retain(|at, _| late.iter().any(|(known, _)| known == at));
+        for (at, told) in late {
+            let since = *self.oracle.late_places.entry(at).or_insert(now);
+            twice = twice.or_else(|| (now - since > LATE_PLACE_MS).then_some(told));
         }
         if let Some(what) = twice {
             self.violated("I4", what);

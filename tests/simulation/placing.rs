@@ -15,11 +15,7 @@ impl Sim {
     pub(crate) fn build_scheduler(&mut self) {
         let mut machine = scheduler::Machine::default();
         for dep in self.control.store.image.deployments.values() {
-            for replica in &dep.replicas {
-                if let Some(placement) = &replica.placement {
-                    machine.restore(replica.id, dep.id, placement, dep.spec.cpu.cores);
-                }
-            }
+            machine.restore(dep);
         }
         if let Some(cell) = self.cell(Who::Scheduler) {
             cell.machine = Some(Machine::Scheduler(Box::new(machine)));
@@ -44,11 +40,13 @@ impl Sim {
                     waiting.extend(machine.node_changed(update));
                 }
             }
+            Mail::AskMove(d, incarnation, node) => return self.may_move(d, incarnation, node),
             Mail::NodeForgotten(node) => machine.node_gone(&node),
             Mail::Release(replica) => waiting = machine.release(replica),
-            Mail::Holds(d, replicas) => waiting = machine.holds(deployment_id(d), &replicas, 0),
+            Mail::Holds(d, holds) => waiting = machine.holds(deployment_id(d), &holds),
             Mail::Place(d, incarnation, replica, generation, request) => {
                 let placed = if holds { Err("frozen".to_owned()) } else { machine.place(&request) };
+                waiting = machine.woken();
                 let mail = Mail::Placed(incarnation, replica, generation, placed);
                 self.mail(Who::Deployment(d), mail);
             }

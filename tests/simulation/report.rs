@@ -26,6 +26,7 @@ pub(crate) fn report(live: &Live) -> Option<ReplicaReport> {
         port: view.port,
         message: view.message,
         restarts: view.restarts,
+        exit_code: view.exit_code,
         seen: Seen::default(),
     })
 }

@@ -118,6 +118,7 @@ impl Sim {
             }
             registry::Effect::Announce(update) => {
                 self.trace(|| format!("{} is {:?}", update.node.id, update.availability));
+                self.node_announced(&update.node.id, update.availability);
                 self.mail(Who::Session(node_index(&update.node.id)), Mail::Update(update.clone()));
                 self.mail(Who::Scheduler, Mail::Nodes(vec![*update]));
             }

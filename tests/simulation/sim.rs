@@ -13,6 +13,8 @@ use nebulad::ports::AgentError;
 use super::agent::Agent;
 use super::chaos::{Act, Mix};
 use super::control::{Control, Mail, Who};
+use super::drill::Drill;
+use super::moves::Moves;
 use super::net::Link;
 use super::oracle::Oracle;
 use super::rng::Rng;
@@ -31,7 +33,7 @@ pub(crate) enum Event {
     Mail(u32, Who, Mail),
     Committed(u32, Who, u32),
     Rebuild(u32, Who),
-    RetryPlacement(u32, u32, u32),
+    DeploymentTimer(u32, u32, u32),
     RegistryTimer(u32, u32),
     SendCommand(u32, u32, Box<Command>),
     ControlStarts,
@@ -135,6 +137,8 @@ pub(crate) struct Sim {
     pub(crate) agents: Vec<Agent>,
     pub(crate) links: Vec<Link>,
     pub(crate) oracle: Oracle,
+    pub(crate) moves: Moves,
+    pub(crate) drill: Drill,
     pub(crate) counts: BTreeMap<&'static str, u64>,
     pub(crate) violation: Option<String>,
     /// Whether the world hurts at the moment.
@@ -162,6 +166,8 @@ impl Sim {
             agents: (0..NODES).map(Agent::new).collect(),
             links: vec![Link::default(); usize::from(NODES)],
             oracle: Oracle::default(),
+            moves: Moves::default(),
+            drill: Drill::default(),
             counts: BTreeMap::new(),
             violation: None,
             hurting: false,
@@ -242,8 +248,8 @@ impl Sim {
                 self.in_control(life, |sim| sim.committed(who, incarnation));
             }
             Event::Rebuild(life, who) => self.in_control(life, |sim| sim.rebuild(who)),
-            Event::RetryPlacement(life, dep, incarnation) => {
-                self.in_control(life, |sim| sim.retry_placement(dep, incarnation));
+            Event::DeploymentTimer(life, dep, incarnation) => {
+                self.in_control(life, |sim| sim.deployment_timer(dep, incarnation));
             }
             Event::RegistryTimer(life, incarnation) => {
                 self.in_control(life, |sim| sim.registry_timer(incarnation));
