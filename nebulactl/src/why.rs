@@ -64,8 +64,7 @@ fn replica_table(replicas: &[Value]) -> Table {
 
 /// A message without the end of the log, which is told below.
 fn brief(message: &str) -> &str {
-    let first = message.lines().next().unwrap_or_default();
-    first.strip_suffix("; its last lines:").unwrap_or(first)
+    message.split("; its last lines:").next().unwrap_or(message)
 }
 
 /// What a replica that does not run went through, and its last words.

@@ -62,7 +62,13 @@ impl CatalogStatus {
         read(&self.names).deployment(name)
     }
 
-    fn alias(&self, name: &str) -> Option<Arc<Alias>> {
+    /// The name of this deployment.
+    pub(in crate::actors) fn name_of(&self, id: DeploymentId) -> Option<String> {
+        read(&self.names).name_of(id).map(ToOwned::to_owned)
+    }
+
+    /// The alias of this name.
+    pub(in crate::actors) fn alias(&self, name: &str) -> Option<Arc<Alias>> {
         read(&self.names).alias(name).cloned()
     }
 

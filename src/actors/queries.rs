@@ -75,6 +75,18 @@ fn no_such_deployment(name: &str) -> Error {
     Error::new(ErrorClass::NotFound, format!("there is no deployment \"{name}\""))
 }
 
+/// A deployment in a list.
+pub struct DeploymentRow {
+    /// Its id.
+    pub id: String,
+    /// Its name, or its id where nobody knows that.
+    pub name: String,
+    /// How its actor is.
+    pub life: Life,
+    /// Its own picture of itself; none before its actor has said anything.
+    pub deployment: Option<Arc<Deployment>>,
+}
+
 impl System {
     /// The id of a deployment, by its id or name.
     ///
@@ -85,7 +97,15 @@ impl System {
             return if self.deployment_exists(id) { Ok(id) } else { Err(no_such_deployment(name)) };
         }
         let catalog = self.tree.cell(super::catalog::PATH).and_then(|cell| cell.status::<CatalogStatus>());
-        catalog.ok_or_else(Error::restarting)?.find(name).ok_or_else(|| no_such_deployment(name))
+        let catalog = catalog.ok_or_else(Error::restarting)?;
+        let is_missing = || match catalog.alias(name) {
+            Some(_) => {
+                let message = format!("\"{name}\" is an alias, not a deployment; name one behind it");
+                Error::new(ErrorClass::NotFound, message)
+            }
+            None => no_such_deployment(name),
+        };
+        catalog.find(name).ok_or_else(is_missing)
     }
 
     /// A deployment as it is now, by its id or name.
@@ -115,21 +135,20 @@ impl System {
     /// Up to `limit` deployments after the one with the id `after`, in the order of their ids.
     #[must_use]
     pub fn deployments(&self, after: Option<&str>, limit: usize) -> Vec<Arc<Deployment>> {
-        self.deployment_page(after, limit).into_iter().filter_map(|(_, _, deployment)| deployment).collect()
+        self.deployment_page(after, limit).into_iter().filter_map(|row| row.deployment).collect()
     }
 
     /// The same with those that have no picture of themselves: just created, or unable to start.
     #[must_use]
-    pub fn deployment_page(
-        &self,
-        after: Option<&str>,
-        limit: usize,
-    ) -> Vec<(String, Life, Option<Arc<Deployment>>)> {
+    pub fn deployment_page(&self, after: Option<&str>, limit: usize) -> Vec<DeploymentRow> {
+        let catalog = self.tree.cell(super::catalog::PATH).and_then(|cell| cell.status::<CatalogStatus>());
         let cells = self.tree.children(super::deployment::PARENT, after, limit);
         let row = |cell: Arc<Cell>| {
             let id = cell.path().rsplit('/').next().unwrap_or_default().to_owned();
             let deployment = cell.status::<DeploymentStatus>().map(|status| status.deployment.clone());
-            (id, cell.life(), deployment)
+            let name = deployment.as_ref().map(|deployment| deployment.name.clone());
+            let name = name.or_else(|| catalog.as_ref()?.name_of(id.parse().ok()?));
+            DeploymentRow { name: name.unwrap_or_else(|| id.clone()), id, life: cell.life(), deployment }
         };
         cells.into_iter().map(row).collect()
     }

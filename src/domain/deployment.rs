@@ -130,6 +130,12 @@ impl Replica {
         Self { seen: Seen::default(), ..self.clone() }
     }
 
+    /// Whether its place is on this node.
+    #[must_use]
+    pub fn is_on(&self, node: &NodeId) -> bool {
+        self.placement.as_ref().is_some_and(|place| place.node_id == *node)
+    }
+
     /// How far its preparation, its start or its end has got, as its agent last said.
     #[must_use]
     pub fn progress(&self) -> Option<&Progress> {

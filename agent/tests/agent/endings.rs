@@ -20,6 +20,8 @@ async fn a_replica_that_cannot_run_fails_at_once_and_says_why() {
     no_program.command = words(&["no-such-engine"]);
     let mut no_file = sim("c");
     (no_file.runtime, no_file.model_path) = ("llamacpp".to_owned(), "fs:///no/such.gguf".to_owned());
+    // llama.cpp itself need not be here.
+    no_file.command = words(&["sh", "-c", "exec sleep 60"]);
     let mut never = sim("d");
     never.args = words(&["--fail", "never-ready"]);
     for (start, code, parts) in [

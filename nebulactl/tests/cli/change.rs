@@ -107,12 +107,17 @@ fn why() -> Value {
         "replicas": [
             {"index": 0, "id": "r-0", "state": "running", "node": "gpu-0", "message": "", "restarts": 0,
              "attempts": [{"time": "T0", "type": "running", "message": ""}], "log_tail": []},
-            {"index": 1, "id": "r-1", "state": "failed", "node": "gpu-1", "message": "exited", "restarts": 2,
+            {"index": 1, "id": "r-1", "state": "failed", "node": "gpu-1", "restarts": 2,
+             "message": "exited; its last lines:\nloading",
              "attempts": [{"time": "T1", "type": "placed", "message": "on gpu-1"},
                           {"time": "T2", "type": "failed", "message": "exited", "exit_code": 3}],
              "log_tail": ["loading", "out of \u{1b}[31mmemory"]},
             {"index": 2, "id": "r-2", "state": "pending", "node": null, "message": "no node fits", "restarts": 0,
              "attempts": [], "log_tail": []},
+            {"index": 2, "id": "r-3", "state": "stopping", "node": "gpu-0", "message": "", "restarts": 0,
+             "leaving": true, "attempts": [], "log_tail": []},
+            {"index": 1, "id": "r-4", "state": "stopping", "node": "gpu-0", "message": "waits for 1 request",
+             "restarts": 0, "leaving": true, "attempts": [], "log_tail": []},
         ],
         "refused": [{"node": "gpu-0", "node_id": "n-0", "reason": "has 0 free GPUs"}], "refused_more": 7,
         "fits": ["gpu-9"], "hint": {"bytes": 17_179_869_184_u64, "how": "8B weights"},
@@ -133,10 +138,12 @@ Wanted:       3 replicas of m by vllm
 Is:           running: 1 of 3 replicas run
 Memory hint:  about 16.0 GiB: 8B weights
 
-REPLICA  STATE    NODE   RESTARTS  ID   MESSAGE
-0        running  gpu-0  0         r-0  -
-1        failed   gpu-1  2         r-1  exited
-2        pending  -      0         r-2  no node fits
+REPLICA  STATE     NODE   RESTARTS  ID   MESSAGE
+0        running   gpu-0  0         r-0  -
+1        failed    gpu-1  2         r-1  exited
+2        pending   -      0         r-2  no node fits
+2        stopping  gpu-0  0         r-3  leaves
+1        stopping  gpu-0  0         r-4  leaves; waits for 1 request
 
 Replica 1 so far:
   T1  placed  on gpu-1

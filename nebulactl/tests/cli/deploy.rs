@@ -107,7 +107,7 @@ fn waiting_for_what_fails_ends_with_the_reason_and_the_log() {
         ended.err
     );
     let error =
-        "error: deployment demo failed: the runtime ended with exit code 1\n\nhint: `nebulactl logs demo`";
+        "error: deployment demo failed: the runtime ended with exit code 1\n\nhint: `nebulactl why demo`";
     assert!(ended.err.contains(error), "{}", ended.err);
 }
 

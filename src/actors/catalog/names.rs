@@ -29,6 +29,11 @@ impl Names {
         self.deployments.get(name).copied()
     }
 
+    /// The name of this deployment.
+    pub(super) fn name_of(&self, id: DeploymentId) -> Option<&str> {
+        self.by_id.get(&id).map(String::as_str)
+    }
+
     /// The alias of this name.
     pub(super) fn alias(&self, name: &str) -> Option<&Arc<Alias>> {
         self.aliases.get(name)

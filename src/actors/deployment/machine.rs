@@ -13,7 +13,7 @@ use std::time::Duration;
 use nebula_core::clock::{Tick, WallTime};
 use nebula_core::ids::{Generation, NodeId, ReplicaId};
 
-use self::loss::Lost;
+use self::loss::{Lost, unreachable};
 pub use self::next::Next;
 use self::observe::{clip, observe};
 use super::autoscale::Autoscaler;
@@ -199,6 +199,8 @@ pub struct Machine {
     told: BTreeMap<ReplicaId, (Told, u64)>,
     /// Replicas that their node does not report, and the first report that lacked them.
     lacking: BTreeMap<ReplicaId, u64>,
+    /// Replicas that were told to start and that no report has had since: the start may be on its way.
+    unheard: BTreeSet<ReplicaId>,
     /// Strangers that their node was told to delete, and the report that had them.
     dismissed: BTreeMap<(NodeId, ReplicaId), u64>,
     published: Option<RouteSpec>,
@@ -210,6 +212,8 @@ pub struct Machine {
     placeless_since: Option<Tick>,
     /// A place was given back in this step.
     freed: bool,
+    /// Which report of a node was its last one before it was offline.
+    silent_at: BTreeMap<NodeId, u64>,
     /// Nodes that are offline.
     lost: BTreeMap<NodeId, Lost>,
     /// When the old token ends.
@@ -225,7 +229,9 @@ impl Machine {
     /// A deployment as it was stored.
     #[must_use]
     pub fn load(dep: Deployment) -> Self {
+        let preparing = dep.replicas.iter().filter(|replica| replica.phase == Phase::Preparing);
         Self {
+            unheard: preparing.map(|replica| replica.id).collect(),
             dep,
             nodes: BTreeMap::new(),
             placing: BTreeMap::new(),
@@ -237,6 +243,7 @@ impl Machine {
             retry_at: None,
             placeless_since: None,
             freed: false,
+            silent_at: BTreeMap::new(),
             lost: BTreeMap::new(),
             token_ends: None,
             autoscaler: Autoscaler::default(),
@@ -307,7 +314,9 @@ impl Machine {
             Event::Placed(replica, generation, placement) => {
                 self.placed(replica, generation, placement, effects);
             }
-            Event::Unplaceable(replica, generation, why) => self.unplaceable(replica, generation, why, now),
+            Event::Unplaceable(replica, generation, why) => {
+                self.unplaceable(replica, generation, why, now, effects);
+            }
             Event::Node(facts) => {
                 self.catch_up(&facts);
                 self.presence(&facts, now);
@@ -351,6 +360,14 @@ impl Machine {
 
     fn node(&mut self, facts: NodeFacts) {
         let id = facts.node_id.clone();
+        // A node that is back has not reported yet: what it said last was before it was lost.
+        let old_news = |seq: &u64| *seq == facts.report_seq && facts.report_seq > 0;
+        let is_old = self.silent_at.get(&id).is_some_and(old_news);
+        if facts.availability == Availability::Offline {
+            self.silent_at.insert(id.clone(), facts.report_seq);
+        } else if !is_old {
+            self.silent_at.remove(&id);
+        }
         for replica in &mut self.dep.replicas {
             let Some(place) = replica.placement.as_mut().filter(|place| place.node_id == id) else {
                 continue;
@@ -360,14 +377,15 @@ impl Machine {
             if facts.availability == Availability::Offline {
                 let said_more = matches!(replica.phase, Phase::Failed | Phase::Stopped);
                 if self.dep.desired == Desired::Running && !replica.leaving && !said_more {
-                    replica.phase = Phase::Unreachable;
-                    replica.message = format!("node {} is offline", facts.node_name);
+                    unreachable(replica);
                 }
                 continue;
             }
             match facts.replicas.iter().find(|report| report.replica_id == replica.id) {
+                Some(_) if is_old => {}
                 Some(report) => {
                     self.lacking.remove(&replica.id);
+                    self.unheard.remove(&replica.id);
                     observe(replica, report, self.dep.desired);
                 }
                 None if facts.report_seq == 0 => {}
@@ -375,25 +393,51 @@ impl Machine {
             }
         }
         let newer = facts.report_seq;
-        if self.nodes.insert(id, facts).is_some_and(|old| old.report_seq > newer) {
+        let has = |replica: &Replica| facts.replicas.iter().any(|report| report.replica_id == replica.id);
+        let lacks = |replica: &&Replica| replica.is_on(&id) && !has(replica);
+        let lacks: Vec<ReplicaId> =
+            self.dep.replicas.iter().filter(lacks).map(|replica| replica.id).collect();
+        match self.nodes.insert(id, facts) {
             // The session counts its reports anew.
-            self.told.clear();
-            self.dismissed.clear();
-            self.lacking.clear();
+            Some(old) if old.report_seq > newer => {
+                self.told.clear();
+                self.dismissed.clear();
+                self.lacking.clear();
+            }
+            Some(_) => {}
+            // What this node was told before may have been told after this report of it.
+            None => lacks.into_iter().for_each(|replica| {
+                self.told.entry(replica).and_modify(|(_, told_at)| *told_at = newer);
+            }),
         }
     }
 
     fn node_gone(&mut self, node: &NodeId, effects: &mut Vec<Effect>) {
         self.nodes.remove(node);
         self.lost.remove(node);
-        let there =
-            |replica: &Replica| replica.placement.as_ref().is_some_and(|place| place.node_id == *node);
-        effects.extend(self.dep.replicas.iter().filter(|r| there(r)).map(|r| Effect::Release(r.id)));
+        self.silent_at.remove(node);
+        let gone: Vec<ReplicaId> = self
+            .dep
+            .replicas
+            .iter()
+            .filter(|replica| replica.is_on(node))
+            .map(|replica| replica.id)
+            .collect();
         // New replicas with new ids take their places: if the node comes back, what it still runs is a stranger.
-        self.dep.replicas.retain(|replica| !there(replica));
-        self.told.retain(|id, _| self.dep.replicas.iter().any(|replica| replica.id == *id));
-        self.lacking.retain(|id, _| self.dep.replicas.iter().any(|replica| replica.id == *id));
+        gone.into_iter().for_each(|id| self.forget(id, effects));
         effects.push(Effect::Unwatch(node.clone()));
+    }
+
+    /// Nothing is left of a replica.
+    fn forget(&mut self, id: ReplicaId, effects: &mut Vec<Effect>) {
+        self.dep.replicas.retain(|replica| replica.id != id);
+        self.told.remove(&id);
+        self.placing.remove(&id);
+        self.refused.remove(&id);
+        self.lacking.remove(&id);
+        self.unheard.remove(&id);
+        self.freed = true;
+        effects.push(Effect::Release(id));
     }
 
     /// Changes a replica unless the news is about an older generation of it.

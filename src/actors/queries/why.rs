@@ -61,7 +61,7 @@ pub struct Why {
     /// How much GPU memory the model is thought to need.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hint: Option<MemoryHint>,
-    /// How the last change of what runs went, as far as that is remembered.
+    /// How far the last change of what runs has come, as far as that is remembered.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_change: Option<Attempt>,
     /// What happens next by itself.
@@ -184,11 +184,11 @@ impl Attempt {
     }
 }
 
-/// How the last change of what runs ended, and whether it had failed: of such a one also why.
+/// How far the last change of what runs has come, and whether it had failed: of such a one also why.
 fn last_change(lines: &[Arc<JournalEvent>]) -> Option<(Attempt, bool)> {
-    let mut ends = lines.iter().rev().filter(|event| told::ends_a_change(&event.line.kind));
-    let mut last = Attempt::of(ends.next()?);
-    let before = ends.next().filter(|event| event.line.kind == "change_failed");
+    let mut told = lines.iter().rev().filter(|event| told::tells_of_a_change(&event.line.kind));
+    let mut last = Attempt::of(told.next()?);
+    let before = told.next().filter(|event| event.line.kind == "change_failed");
     let failed = before.filter(|_| last.kind == "rolled_back");
     if let Some(failed) = failed {
         last.message = format!("{}; {}", failed.line.message, last.message);

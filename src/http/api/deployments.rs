@@ -110,9 +110,9 @@ async fn list(request: HttpRequest, api: Shared, wanted: web::Query<Page>) -> Ht
         Err(error) => refuse(&request, &error),
         Ok(limit) => {
             let found = api.system.deployment_page(wanted.cursor.as_deref(), limit + 1);
-            let rows = found.into_iter().map(|(id, life, dep)| match dep {
-                Some(dep) => (id, view::deployment(&dep, &api.gateway_url)),
-                None => (id.clone(), view::unseen_deployment(&id, life)),
+            let rows = found.into_iter().map(|row| match &row.deployment {
+                Some(dep) => (row.id, view::deployment(dep, &api.gateway_url)),
+                None => (row.id.clone(), view::unseen_deployment(&row)),
             });
             HttpResponse::Ok().json(page(rows.collect(), limit))
         }

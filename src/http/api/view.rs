@@ -3,7 +3,7 @@
 use nebula_core::ids::OperationId;
 use serde_json::{Value, json};
 
-use crate::actors::queries::NodePicture;
+use crate::actors::queries::{DeploymentRow, NodePicture};
 use crate::actors::tree::Life;
 use crate::domain::deployment::{Deployment, Phase, Replica};
 use crate::domain::event::{JournalEvent, Subject};
@@ -38,14 +38,14 @@ pub(super) fn deployment(dep: &Deployment, gateway_url: &str) -> Value {
 }
 
 /// A deployment whose actor has not said anything yet.
-pub(super) fn unseen_deployment(id: &str, life: Life) -> Value {
-    let (state, message) = match life {
+pub(super) fn unseen_deployment(row: &DeploymentRow) -> Value {
+    let (state, message) = match row.life {
         Life::Crashed => (Phase::Failed, "its actor has crashed; GET /admin/actors says why"),
         Life::Starting | Life::Running | Life::Stopping | Life::Restarting => {
             (Phase::Pending, "its actor is starting")
         }
     };
-    json!({"id": id, "name": id, "state": state, "message": message, "replicas": []})
+    json!({"id": row.id, "name": row.name, "state": state, "message": message, "replicas": []})
 }
 
 fn replica(dep: &Deployment, replica: &Replica) -> Value {

@@ -91,7 +91,12 @@ impl Machine {
 
 /// Whether a replica waits for this node to come back.
 fn waits_for(replica: &Replica, node: &NodeId) -> bool {
-    !replica.leaving
-        && replica.phase == Phase::Unreachable
-        && replica.placement.as_ref().is_some_and(|place| place.node_id == *node)
+    !replica.leaving && replica.phase == Phase::Unreachable && replica.is_on(node)
+}
+
+/// Its node is offline.
+pub(super) fn unreachable(replica: &mut Replica) {
+    let node = replica.placement.as_ref().map_or("", |place| place.node_name.as_str());
+    replica.message = format!("node {node} is offline");
+    replica.phase = Phase::Unreachable;
 }

@@ -169,3 +169,21 @@ fn what_names_its_node_is_said_to_wait_for_it() {
     let expected = format!("replica 0 waits for node {}, which its deployment names", place.node_name);
     assert!(told.iter().any(|next| next.what == expected && next.at.is_none()), "{told:?}");
 }
+
+#[test]
+fn a_restart_while_its_node_is_offline_does_not_keep_a_replica_there() {
+    let (mut world, at) = running(five_minutes());
+    world.presence(at, false);
+    world.intend(Intent::Restart);
+    assert_eq!(world.machine.deployment().state(), Phase::Unreachable);
+    assert!(world.nodes[at].outbox.is_empty(), "it may be lost");
+    world.wait(300);
+    world.settle();
+    assert_eq!(world.nodes[1 - at].running().count(), 1, "replaced");
+    let (mut world, at) = running(five_minutes());
+    let before = world.running();
+    world.presence(at, false);
+    world.intend(Intent::Restart);
+    world.heal();
+    assert_eq!(world.running(), [(before[0].0, Generation(2))], "it is restarted where it was");
+}

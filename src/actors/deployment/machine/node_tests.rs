@@ -257,3 +257,62 @@ fn want_of_memory_is_said_where_the_agent_does_not_say_it() {
         assert_eq!(replica(&machine, 0).message, told);
     }
 }
+
+#[test]
+fn who_seeks_a_place_no_longer_waits_for_none() {
+    let mut machine = started(deployment(vec![pending(0)]));
+    assert_eq!(released(&intend(&mut machine, Intent::Stop)), [replica_id(0)]);
+    let late = Event::Unplaceable(replica_id(0), Generation(1), "no room".to_owned());
+    assert_eq!(released(&machine.step(late, NOW)), [replica_id(0)], "it may have begun to wait only now");
+    let unknown = Event::Unplaceable(replica_id(9), Generation(1), "no room".to_owned());
+    assert_eq!(released(&machine.step(unknown, NOW)), [replica_id(9)]);
+}
+
+/// A heartbeat may have been on its way when the start was sent, and a node's first news is older than what it was told.
+#[test]
+fn a_report_that_does_not_know_of_the_start_yet_gives_no_place_back() {
+    for end in [Intent::Stop, Intent::Scale(0)] {
+        for first in [None, Some(facts("a", 6, Vec::new()))] {
+            let mut machine = started(deployment(vec![pending(0)]));
+            machine.step(Event::Placed(replica_id(0), Generation(1), placement("a")), NOW);
+            first.into_iter().for_each(|first| drop(machine.step(Event::Node(first), NOW)));
+            let effects = intend(&mut machine, end.clone());
+            assert_eq!(released(&effects), []);
+            let effects = machine.step(Event::Node(facts("a", 7, Vec::new())), NOW);
+            assert_eq!(released(&effects), [], "{end:?}");
+            let runs = facts("a", 8, vec![reported(0, 1, ReportedStatus::Starting)]);
+            assert_eq!(released(&machine.step(Event::Node(runs), NOW)), [], "{end:?}");
+            let effects = machine.step(Event::Node(facts("a", 9, Vec::new())), NOW);
+            assert_eq!(released(&effects), [replica_id(0)], "{end:?}: it was there, and is gone");
+        }
+    }
+}
+
+#[test]
+fn what_runs_on_after_its_restart_was_refused_is_stopped() {
+    let mut machine = started(deployment(vec![running(0, "a")]));
+    let runs = |seq| Event::Node(facts("a", seq, vec![reported(0, 1, ReportedStatus::Running)]));
+    machine.step(runs(1), NOW);
+    intend(&mut machine, Intent::Restart);
+    machine.step(Event::Rejected(replica_id(0), Generation(2), "no".to_owned()), NOW);
+    assert_eq!(phase(&machine), Phase::Failed);
+    let effects = intend(&mut machine, Intent::Stop);
+    assert_eq!(sent(&effects).iter().map(|(.., what)| *what).collect::<Vec<_>>(), ["stop"]);
+    assert_eq!(released(&effects), []);
+    let stopped = facts("a", 2, vec![reported(0, 2, ReportedStatus::Stopped)]);
+    assert_eq!(released(&machine.step(Event::Node(stopped), NOW)), [replica_id(0)]);
+}
+
+#[test]
+fn a_node_that_is_back_is_not_believed_for_what_it_said_before_it_was_lost() {
+    let mut machine = started(deployment(vec![running(0, "a")]));
+    let said = |seq| facts("a", seq, vec![reported(0, 1, ReportedStatus::Running)]);
+    machine.step(Event::Node(said(5)), NOW);
+    machine.step(Event::Node(NodeFacts { availability: Availability::Offline, ..said(5) }), NOW);
+    for _ in 0..2 {
+        machine.step(Event::Node(said(5)), NOW);
+        assert_eq!(phase(&machine), Phase::Unreachable);
+    }
+    machine.step(Event::Node(said(6)), NOW);
+    assert_eq!(phase(&machine), Phase::Running);
+}

@@ -6,7 +6,7 @@ use nebula_core::ids::{Generation, ReplicaId};
 
 use super::observe::clip;
 use super::{Effect, Machine, Now};
-use crate::domain::deployment::{Desired, Phase, Placement};
+use crate::domain::deployment::{Desired, Phase, Placement, Replica};
 use crate::domain::event::Happening;
 
 /// How long a replica that found no place waits before it asks again by itself; the scheduler says when something
@@ -88,8 +88,22 @@ impl Machine {
         effects.push(Effect::Watch(node));
     }
 
-    pub(super) fn unplaceable(&mut self, id: ReplicaId, generation: Generation, why: String, now: Now) {
+    pub(super) fn unplaceable(
+        &mut self,
+        id: ReplicaId,
+        generation: Generation,
+        why: String,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
         let again = self.placing.remove(&id).unwrap_or(false);
+        let known = self.dep.replicas.iter().find(|replica| replica.id == id);
+        let seeks = |replica: &Replica| self.dep.desired == Desired::Running && !replica.leaving;
+        if !known.is_some_and(|replica| replica.placement.is_some() || seeks(replica)) {
+            // The scheduler has it among those who wait, and may have heard before that it waits no longer.
+            effects.push(Effect::Release(id));
+            return;
+        }
         // What was sought for an older spec says nothing about this one: it is sought anew.
         if generation < self.dep.generation {
             return;

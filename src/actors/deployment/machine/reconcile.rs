@@ -2,6 +2,7 @@
 
 use nebula_core::ids::{Generation, NodeId, ReplicaId};
 
+use super::loss::unreachable;
 use super::{Effect, Machine, Now, Told};
 use crate::domain::command::Action;
 use crate::domain::deployment::{Deployment, Desired, Phase, Replica};
@@ -65,6 +66,13 @@ impl Machine {
             if self.reason(replica).is_some() {
                 continue;
             }
+            // What is there may be lost: it is started when its node is back, or elsewhere.
+            if self.observe_replica(replica) == Observed::Silent {
+                let replica = self.dep.replicas.get_mut(at).into_iter();
+                let waits = |replica: &&mut Replica| !matches!(replica.phase, Phase::Failed | Phase::Stopped);
+                replica.filter(waits).for_each(unreachable);
+                continue;
+            }
             let is_new = replica.generation == Generation(0);
             let lacking = replica.phase != Phase::Failed && self.observe_replica(replica) == Observed::Absent;
             let serves = replica.phase == Phase::Running && !self.is_missing(replica);
@@ -121,6 +129,7 @@ impl Machine {
         }
         let replica = replica.clone();
         self.told.insert(replica.id, (Told::Start, report_seq));
+        self.unheard.insert(replica.id);
         let start = Action::Start(Box::new(self.start_spec(&replica)));
         effects.push(Effect::Send(node.clone(), replica.id, generation, start));
         if self.dep.old_token.is_some() {
@@ -136,13 +145,18 @@ impl Machine {
             let Some(replica) = self.dep.replicas.get(at).filter(|replica| !replica.leaving) else {
                 continue;
             };
-            let observed = self.observe_replica(replica);
             let next = match (&replica.placement, replica.phase) {
-                (None, _) | (_, Phase::Stopped | Phase::Failed) => Phase::Stopped,
-                (Some(_), _) if observed == Observed::Absent => Phase::Stopped,
+                (None, _) => Phase::Stopped,
+                (_, Phase::Stopped | Phase::Failed) if !self.lives(replica) => Phase::Stopped,
+                (Some(_), _) if self.is_gone(replica) => Phase::Stopped,
                 (Some(_), _) => Phase::Stopping,
             };
             let (id, node) = (replica.id, replica.placement.as_ref().map(|place| place.node_id.clone()));
+            let release = Effect::Release(id);
+            if node.is_none() && replica.phase != Phase::Stopped && !effects.contains(&release) {
+                // It seeks a place no longer.
+                effects.push(release);
+            }
             if let Some(node) = node.filter(|_| next == Phase::Stopping && self.must_tell(id, Told::Stop)) {
                 effects.push(Effect::Send(node, id, generation, Action::Stop));
             }
@@ -191,12 +205,13 @@ impl Machine {
                 gone.push(replica.id);
                 continue;
             };
-            let (id, observed) = (replica.id, self.observe_replica(replica));
+            let (id, silent) = (replica.id, self.observe_replica(replica) == Observed::Silent);
+            let gone_there = self.is_gone(replica);
             if self.must_tell(id, Told::Delete) {
                 effects.push(Effect::Send(place.node_id.clone(), id, generation, Action::Delete));
             }
             // The command is durable and outlives the replica's record: a silent node hears it when it is back.
-            if matches!(observed, Observed::Absent | Observed::Silent) {
+            if gone_there || silent {
                 gone.push(id);
             } else if let Some(replica) = self.dep.replicas.get_mut(at)
                 && replica.phase != Phase::Stopped
@@ -205,15 +220,7 @@ impl Machine {
             }
         }
         let any = !gone.is_empty();
-        for id in gone {
-            self.dep.replicas.retain(|replica| replica.id != id);
-            self.told.remove(&id);
-            self.placing.remove(&id);
-            self.refused.remove(&id);
-            self.lacking.remove(&id);
-            self.freed = true;
-            effects.push(Effect::Release(id));
-        }
+        gone.into_iter().for_each(|id| self.forget(id, effects));
         any
     }
 
@@ -223,6 +230,7 @@ impl Machine {
         for node in idle {
             self.nodes.remove(&node);
             self.lost.remove(&node);
+            self.silent_at.remove(&node);
             effects.push(Effect::Unwatch(node));
         }
     }
@@ -242,6 +250,25 @@ impl Machine {
         }
         let told_at = self.told.get(&replica.id).map_or(0, |(_, report_seq)| *report_seq);
         if facts.report_seq > told_at { Observed::Absent } else { Observed::Unknown }
+    }
+
+    /// Whether surely nothing of a replica is on its node: after a start that no report has shown yet the first report
+    /// without it says nothing, it may have been on its way when the start was.
+    fn is_gone(&self, replica: &Replica) -> bool {
+        let facts = replica.placement.as_ref().and_then(|place| self.nodes.get(&place.node_id));
+        let told_at = self.told.get(&replica.id).map_or(0, |(_, report_seq)| *report_seq);
+        let again = facts.is_some_and(|facts| facts.report_seq > told_at.saturating_add(1));
+        self.observe_replica(replica) == Observed::Absent && (again || !self.unheard.contains(&replica.id))
+    }
+
+    /// Whether its node says that a replica lives, of whichever generation.
+    fn lives(&self, replica: &Replica) -> bool {
+        let facts = replica.placement.as_ref().and_then(|place| self.nodes.get(&place.node_id));
+        let mut reports = facts.iter().flat_map(|facts| &facts.replicas);
+        reports.any(|report| {
+            report.replica_id == replica.id
+                && !matches!(report.status, ReportedStatus::Stopped | ReportedStatus::Failed)
+        })
     }
 
     /// Whether a replica's node must be told to stop or delete it: it was not told by this incarnation, or a

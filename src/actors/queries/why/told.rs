@@ -112,9 +112,9 @@ fn stands_as_a_whole(dep: &Deployment) -> String {
     }
 }
 
-/// Whether a line of the journal tells how a change of what runs went.
-pub(super) fn ends_a_change(kind: &str) -> bool {
-    matches!(kind, "change_done" | "change_failed" | "rolled_back")
+/// Whether a line of the journal tells of a change of what runs.
+pub(super) fn tells_of_a_change(kind: &str) -> bool {
+    matches!(kind, "change_started" | "change_done" | "change_failed" | "rolled_back")
 }
 
 /// The exit code that a message of an agent names.

@@ -35,7 +35,7 @@ fn what_can_never_be_right_is_refused() {
         (r#"{"model":"m","runtime":"sim","placement":"best"}"#, "unknown placement \"best\""),
         (r#"{"model":"m","runtime":"sim","strategy":"blue"}"#, "unknown strategy \"blue\""),
         (r#"{"model":"m","runtime":"sim","drain_timeout":-1}"#, "drain_timeout: \"-1\""),
-        (r#"{"model":"m","runtime":"sim","drain_timeout":3601}"#, "drain_timeout is 3601, more than 60m"),
+        (r#"{"model":"m","runtime":"sim","drain_timeout":3601}"#, "drain_timeout is 3601, more than 1h"),
         (r#"{"model":"m","runtime":"sim","env":{"A=B":"c"}}"#, "environment"),
         (r#"{"model":"m","runtime":"sim","image":"Bad Image"}"#, "image \"Bad Image\" has capital letters"),
         (r#"{"model":"m","runtime":"sim","image":"a","driver":"process"}"#, "needs the driver docker"),
