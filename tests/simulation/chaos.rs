@@ -307,9 +307,11 @@ impl Sim {
         let times = if self.rng.chance(40) { 7 } else { 1 };
         for _ in 0..times {
             self.actor_falls(who);
-            if times > 1 {
-                self.rebuild(who);
+            // What it reads waits for what is on its way to the disk.
+            if times == 1 || self.control.store.quiet_at() > self.now {
+                break;
             }
+            self.rebuild(who);
         }
     }
 

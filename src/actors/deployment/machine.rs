@@ -324,6 +324,8 @@ impl Machine {
             }
             Event::NodeGone(node) => self.node_gone(&node, effects),
             Event::Rejected(replica, generation, why) => {
+                // The start has come, so the next report that lacks the replica is believed.
+                self.unheard.remove(&replica);
                 self.update(replica, generation, |replica| {
                     replica.phase = Phase::Failed;
                     replica.message = clip(format!("the agent refused: {why}"));
