@@ -153,7 +153,7 @@ def test_numbers_of_the_fields(client):
         "proto.DeregisterResponse": "success=1 message=2",
         "proto.AgentDeploymentStatus": "deployment_id=1 status=2 container_id=3 port=4 model=5 runtime=6 "
         "error_message=7 generation=8 replica_id=9 restarts=10 exit_code=11 progress_percent=12 progress_message=13 "
-        "out_of_memory=16",
+        "out_of_memory=16 inflight=22",
     }
     for name, fields in expected.items():
         found = client.pool.FindMessageTypeByName(name).fields
