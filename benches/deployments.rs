@@ -23,7 +23,7 @@ use nebulad::actors::registry::machine::{Registration, Timing};
 use nebulad::actors::registry::{self, Heartbeat, Register};
 use nebulad::actors::router::machine::Machine;
 use nebulad::actors::session::{self, Report};
-use nebulad::actors::system::{Parts, System};
+use nebulad::actors::system::{Edges, Parts, System};
 use nebulad::actors::tree::Tree;
 use nebulad::domain::command::{Action, Command};
 use nebulad::domain::deployment::{Deployment, DeploymentSpec, MemoryHint};
@@ -118,6 +118,7 @@ async fn deployments(count: usize, nodes: usize) {
             restart_grace: Duration::from_secs(120),
         },
         gateway_domain: "example.com".to_owned(),
+        edges: Edges::default(),
     };
     let system = System::start(parts).await.expect("started");
     for n in 0..nodes {

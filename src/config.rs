@@ -12,8 +12,10 @@ use nebula_core::timing;
 use nebula_core::token::Secret;
 
 mod cli;
+mod edge;
 
 pub use self::cli::{Cli, Command, DevArgs, Flags, StoreCommand, Switch};
+pub use self::edge::{CaddyConfig, Route53Config};
 
 /// A configuration that makes sense.
 #[derive(Debug, Clone)]
@@ -30,6 +32,10 @@ pub struct Config {
     pub api_prefix: String,
     /// Nodes get their host names below it.
     pub gateway_domain: String,
+    /// The reverse proxy in front of the nodes, if it is managed.
+    pub caddy: Option<CaddyConfig>,
+    /// The DNS zone of the nodes, if it is managed.
+    pub route53: Option<Route53Config>,
     /// A node that is silent for this long is offline.
     pub heartbeat_timeout: Duration,
     /// How often agents report.
@@ -140,6 +146,8 @@ impl TryFrom<Flags> for Config {
             http_port: flags.http_port,
             api_prefix,
             gateway_domain: flags.gateway_domain.to_ascii_lowercase(),
+            caddy: None,
+            route53: None,
             heartbeat_timeout: flags.heartbeat_timeout,
             heartbeat_interval: flags.default_heartbeat_interval,
             restart_grace: flags.restart_grace,

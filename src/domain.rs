@@ -4,6 +4,7 @@
 pub mod alias;
 pub mod command;
 pub mod deployment;
+pub mod edge;
 pub mod error;
 pub mod event;
 pub mod idempotency;

@@ -3,7 +3,7 @@
 //! * [`domain`]: nodes, deployments, routes: nouns and what follows from their data.
 //! * [`ports`]: what the actors need of the world.
 //! * [`actors`]: who decides what; each a thin shell around a pure machine, supervised.
-//! * [`store`], [`grpc`], [`http`]: the world.
+//! * [`store`], [`edge`], [`grpc`], [`http`]: the world.
 //! * [`metrics`]: what is counted while it happens.
 //! * [`app`]: joins them; [`dev`]: everything on one machine; [`config`]: flags.
 
@@ -12,6 +12,7 @@ pub mod app;
 pub mod config;
 pub mod dev;
 pub mod domain;
+pub mod edge;
 pub mod grpc;
 pub mod http;
 pub mod metrics;

@@ -24,8 +24,10 @@ use crate::domain::operation::Operation;
 use crate::domain::poison::Poison;
 use crate::domain::usage::{Block, UsageId, UsageRow};
 
+mod edge;
 mod store_report;
 
+pub use self::edge::Edge;
 pub use self::store_report::{
     DiskReport, ExportReport, LatencyReport, RestoredReport, SetAsideReport, StoreReport,
 };

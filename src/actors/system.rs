@@ -33,7 +33,7 @@ use crate::domain::error::{Error, ErrorClass};
 use crate::domain::key::KeyTable;
 use crate::domain::route::{Load, RouteTable};
 use crate::domain::usage::Tallies;
-use crate::ports::{AgentApi, Store, StoreError};
+use crate::ports::{AgentApi, Edge, Store, StoreError};
 
 /// How often, and after which pause, an overloaded store is asked again.
 const PATIENCE_TRIES: u32 = 100;
@@ -176,6 +176,17 @@ pub struct Parts {
     pub timing: Timing,
     /// Nodes get their host names below it.
     pub gateway_domain: String,
+    /// What is in front of the nodes.
+    pub edges: Edges,
+}
+
+/// What is in front of the nodes, where it is used.
+#[derive(Clone, Default)]
+pub struct Edges {
+    /// The reverse proxy.
+    pub caddy: Option<Arc<dyn Edge>>,
+    /// The DNS zone.
+    pub route53: Option<Arc<dyn Edge>>,
 }
 
 impl System {
@@ -185,7 +196,7 @@ impl System {
     /// # Errors
     /// When a core actor cannot be built from the store.
     pub async fn start(parts: Parts) -> Result<Self, Error> {
-        let Parts { tree, store, agents, routes, timing, gateway_domain } = parts;
+        let Parts { tree, store, agents, routes, timing, gateway_domain, edges: _ } = parts;
         let journal = Journal::load(store.clone()).await.map_err(store_error)?;
         tree.poison().load(patiently(|| store.poison()).await.map_err(store_error)?);
         actix_rt::spawn(tree.poison().clone().keep(store.clone()));

@@ -18,7 +18,7 @@ use nebulad::actors::deployment::machine::Intent;
 use nebulad::actors::registry::machine::{Registration, Timing, Verdict};
 use nebulad::actors::registry::{self, Heartbeat, Register};
 use nebulad::actors::session::{self, Report};
-use nebulad::actors::system::{Parts, System};
+use nebulad::actors::system::{Edges, Parts, System};
 use nebulad::actors::tree::Tree;
 use nebulad::domain::deployment::{Deployment, DeploymentSpec, GpuNeed, Phase, Replica};
 use nebulad::domain::event::Origin;
@@ -76,6 +76,7 @@ impl World {
                 restart_grace: RESTART_GRACE,
             },
             gateway_domain: "example.com".to_owned(),
+            edges: Edges::default(),
         };
         let system = System::start(parts).await.expect("started");
         let world = Self { system, agents, store, clock };

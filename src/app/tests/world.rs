@@ -21,7 +21,7 @@ use crate::actors::deployment::machine::Intent;
 use crate::actors::registry::machine::{Registration, Timing, Verdict};
 use crate::actors::registry::{self, Heartbeat, Register};
 use crate::actors::session::{self, Report};
-use crate::actors::system::{Parts, System};
+use crate::actors::system::{Edges, Parts, System};
 use crate::actors::tree::{Life, Tree};
 use crate::domain::command::{Action, Command};
 use crate::domain::deployment::{Deployment, DeploymentSpec, Desired, MemoryHint, Phase};
@@ -170,6 +170,7 @@ impl World {
                 restart_grace: Duration::from_secs(60),
             },
             gateway_domain: "example.com".to_owned(),
+            edges: Edges::default(),
         };
         let system = System::start(parts).await.expect("started");
         let world = Self { system, store, keys_in_doubt, log: Rc::default(), agents, data };
