@@ -16,6 +16,8 @@ use nebula_core::telemetry::redact;
 
 /// A file larger than this is cut.
 const PART_MAX: u64 = 1024 * 1024;
+/// How much is looked at first for the last lines, in bytes; four times as much when they are longer.
+const TAIL_FIRST: u64 = 64 * 1024;
 /// Longer lines are cut.
 const LINE_MAX: usize = 64 * 1024;
 /// Tries whose logs are kept.
@@ -192,11 +194,9 @@ impl Log {
         }
         let mut file = OpenOptions::new().read(true).write(true).open(&self.path)?;
         file.seek(SeekFrom::Start(len - PART_MAX))?;
-        let mut end = Vec::new();
-        io::Read::by_ref(&mut file).take(2 * PART_MAX).read_to_end(&mut end)?;
-        fs::write(&self.old_path, &end)?;
+        // Not through this program's memory.
+        let copied = io::copy(&mut (&file).take(2 * PART_MAX), &mut File::create(&self.old_path)?)?;
         file.set_len(0)?;
-        let copied = u64::try_from(end.len()).unwrap_or(u64::MAX);
         layout.base += len - PART_MAX + copied;
         layout.old_len = copied;
         Ok(())
@@ -213,6 +213,12 @@ impl Log {
     /// # Errors
     /// When the file cannot be read.
     pub(crate) fn read(&self, from: u64, max: u64) -> io::Result<(Vec<u8>, u64)> {
+        let mut bytes = Vec::new();
+        let next = self.read_into(&mut bytes, from, max)?;
+        Ok((bytes, next))
+    }
+
+    fn read_into(&self, bytes: &mut Vec<u8>, from: u64, max: u64) -> io::Result<u64> {
         let layout = self.layout.lock().unwrap_or_else(PoisonError::into_inner);
         let first = layout.base - layout.old_len;
         let from = from.max(first);
@@ -223,34 +229,47 @@ impl Log {
         };
         let mut file = match File::open(path) {
             Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((Vec::new(), from)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(from),
             Err(error) => return Err(error),
         };
         file.seek(SeekFrom::Start(at))?;
-        let mut bytes = Vec::new();
-        file.take(max).read_to_end(&mut bytes)?;
-        let next = from + u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-        Ok((bytes, next))
+        let read = file.take(max).read_to_end(bytes)?;
+        Ok(from + u64::try_from(read).unwrap_or(u64::MAX))
     }
 
-    /// The last `lines` lines within the last `max` bytes, each cut to 64 KiB, and the offset after them.
+    /// The last `lines` lines within the last `max` bytes, each cut to 64 KiB, and the offset after them. Takes memory
+    /// for about what it returns, however long the log is.
     ///
     /// # Errors
     /// When the file cannot be read.
     pub(crate) fn tail(&self, lines: usize, max: u64) -> io::Result<(Vec<u8>, u64)> {
         let end = self.end();
-        let mut at = end.saturating_sub(max);
+        let mut window = TAIL_FIRST.min(max);
         let mut bytes = Vec::new();
-        // What is written meanwhile is left for later: whoever writes faster than this reads would go on for ever.
+        loop {
+            bytes.clear();
+            let from = end.saturating_sub(window);
+            let next = self.read_until(&mut bytes, from, end)?;
+            let kept = len_of_last(&bytes, lines);
+            // Where all of it is kept, the first line may begin earlier, and others come before it.
+            if kept < bytes.len() || window == max || from == 0 {
+                return Ok((last_lines(&bytes, kept), next));
+            }
+            window = window.saturating_mul(4).min(max);
+        }
+    }
+
+    /// What is there from an offset to another one, and the offset after it. What is written meanwhile is left for
+    /// later: whoever writes faster than this reads would go on for ever.
+    fn read_until(&self, bytes: &mut Vec<u8>, mut at: u64, end: u64) -> io::Result<u64> {
         while at < end {
-            let (more, next) = self.read(at, end - at)?;
-            if more.is_empty() {
+            let before = bytes.len();
+            at = self.read_into(bytes, at, end - at)?;
+            if bytes.len() == before {
                 break;
             }
-            bytes.extend_from_slice(&more);
-            at = next;
         }
-        Ok((last_lines(&bytes, lines), at))
+        Ok(at)
     }
 
     /// The last lines for people: no credentials, no control characters.
@@ -262,11 +281,16 @@ impl Log {
     }
 }
 
-/// The last lines of some bytes, each within its limit.
-fn last_lines(bytes: &[u8], lines: usize) -> Vec<u8> {
-    let mut all: Vec<&[u8]> = bytes.split_inclusive(|byte| *byte == b'\n').collect();
+/// How many bytes the last lines have.
+fn len_of_last(bytes: &[u8], lines: usize) -> usize {
+    bytes.split_inclusive(is_end).rev().take(lines).map(<[u8]>::len).sum()
+}
+
+/// The lines in the last `len` bytes, each within its limit.
+fn last_lines(bytes: &[u8], len: usize) -> Vec<u8> {
     let mut out = Vec::new();
-    for line in all.split_off(all.len().saturating_sub(lines)) {
+    let last = bytes.get(bytes.len().saturating_sub(len)..).unwrap_or_default();
+    for line in last.split_inclusive(is_end) {
         match line.split_at_checked(LINE_MAX) {
             Some((kept, cut)) if cut.len() > 1 => {
                 out.extend_from_slice(kept);
@@ -276,6 +300,10 @@ fn last_lines(bytes: &[u8], lines: usize) -> Vec<u8> {
         }
     }
     out
+}
+
+fn is_end(byte: &u8) -> bool {
+    *byte == b'\n'
 }
 
 /// Makes a directory that only its owner may enter, with those above it.
@@ -399,8 +427,35 @@ mod tests {
     #[test]
     fn long_lines_are_cut() {
         let bytes = [&vec![b'y'; LINE_MAX + 10][..], b"\nshort\n"].concat();
-        let tail = last_lines(&bytes, 2);
-        assert_eq!(tail.len(), LINE_MAX + "…\nshort\n".len());
-        assert_eq!(text(&last_lines(&bytes, 1)), "short\n");
+        let last = |lines| last_lines(&bytes, len_of_last(&bytes, lines));
+        assert_eq!(last(2).len(), LINE_MAX + "…\nshort\n".len());
+        assert_eq!(text(&last(1)), "short\n");
+    }
+
+    #[test]
+    fn the_last_lines_are_found_however_long_they_are() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (log, mut file) = Logs::open(dir.path().join("r")).begin(1).expect("begins");
+        let line = |number: u64| format!("{number} {}\n", "z".repeat(999));
+        for number in 0..2_000 {
+            file.write_all(line(number).as_bytes()).expect("writes");
+            if number == 1_500 {
+                log.cut();
+            }
+        }
+        let end = log.end();
+        // Within the first look, beyond it, over both files, and more than there are.
+        for lines in [0, 1, 5, 64, 66, 700, 1_400] {
+            let (bytes, next) = log.tail(lines, 4 << 20).expect("reads");
+            let wanted: String = (2_000 - u64::try_from(lines).expect("small")..2_000).map(line).collect();
+            assert_eq!((text(&bytes), next), (wanted, end), "{lines}");
+        }
+        let (all, _) = log.tail(usize::MAX, u64::MAX).expect("reads");
+        assert_eq!(
+            u64::try_from(all.len()).expect("small"),
+            PART_MAX + end - log.layout.lock().expect("ours").base
+        );
+        let (part, _) = log.tail(9, 100).expect("reads");
+        assert_eq!(part.len(), 100, "never more than what may be taken");
     }
 }

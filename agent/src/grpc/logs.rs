@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use nebula_proto::StreamDeploymentLogsChunk;
 use tokio::sync::{mpsc, watch};
 use tonic::Status;
@@ -12,7 +13,7 @@ use crate::replica::machine::Status as ReplicaStatus;
 use crate::replica::task::Snapshot;
 
 /// Bytes of one message.
-const CHUNK: u64 = 32 * 1024;
+const CHUNK: usize = 32 * 1024;
 /// Messages that may wait for the reader.
 pub(super) const CHUNKS_WAITING: usize = 8;
 /// How often a followed log is looked at.
@@ -47,8 +48,11 @@ async fn try_send(reading: &Reading, chunks: &Chunks) -> Result<(), Status> {
         Some(lines) => {
             let tail_of = Arc::clone(&log);
             let (data, end) = blocking(move || tail_of.tail(lines, KEPT_MAX)).await?;
-            if !data.is_empty() && !push(chunks, data).await {
-                return Ok(());
+            let mut data = Bytes::from(data);
+            while !data.is_empty() {
+                if !push(chunks, data.split_to(data.len().min(CHUNK))).await {
+                    return Ok(());
+                }
             }
             end
         }
@@ -60,7 +64,7 @@ async fn try_send(reading: &Reading, chunks: &Chunks) -> Result<(), Status> {
         let (data, next) = read(&log, at).await?;
         at = next;
         if !data.is_empty() {
-            if !push(chunks, data).await {
+            if !push(chunks, data.into()).await {
                 return Ok(());
             }
             continue;
@@ -83,13 +87,13 @@ async fn try_send(reading: &Reading, chunks: &Chunks) -> Result<(), Status> {
     }
 }
 
-async fn push(chunks: &Chunks, data: Vec<u8>) -> bool {
-    chunks.send(Ok(StreamDeploymentLogsChunk { data: data.into() })).await.is_ok()
+async fn push(chunks: &Chunks, data: Bytes) -> bool {
+    chunks.send(Ok(StreamDeploymentLogsChunk { data })).await.is_ok()
 }
 
 async fn read(log: &Arc<Log>, at: u64) -> Result<(Vec<u8>, u64), Status> {
     let log = Arc::clone(log);
-    blocking(move || log.read(at, CHUNK)).await
+    blocking(move || log.read(at, CHUNK as u64)).await
 }
 
 /// Runs something that waits for the disk.

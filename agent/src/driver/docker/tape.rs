@@ -14,6 +14,8 @@ use crate::replica::spec::ContainerRef;
 
 /// How much older than the newest piece one may be that comes after it, in seconds: the two streams are not in step.
 const OVERLAP: u64 = 5;
+/// What is put together before it is written, in bytes: pieces may be as short as a line.
+const WRITTEN_AT_ONCE: usize = 64 * 1024;
 
 /// The tapes of the containers that are watched, or were until their watchers were stopped.
 pub(super) type Tapes = HashMap<ContainerRef, Arc<Mutex<Tape>>>;
@@ -70,6 +72,10 @@ impl Tape {
         for piece in pieces {
             let (stream, bytes) = parts(piece);
             new.extend_from_slice(self.cursor.take(stream, bytes).unwrap_or_default());
+            if new.len() >= WRITTEN_AT_ONCE {
+                self.write(&new);
+                new.clear();
+            }
         }
         self.write(&new);
     }
