@@ -11,6 +11,8 @@ import zlib
 from collections import Counter
 from pathlib import Path
 
+from settings import half
+
 ROOT = Path(__file__).resolve().parents[2]
 BIN_DIR = Path(os.environ.get("NEBULA_BIN_DIR") or ROOT / "target" / "release")
 if not BIN_DIR.is_absolute():
@@ -24,10 +26,11 @@ FOREIGN = re.compile(
 )
 LOOK_SECONDS = 0.02
 # Runtimes' ports: each test has some of its own, so that what else runs on this machine does not disturb it.
-PORTS_FIRST, PORTS_EACH, PORTS_SHARES = 30000, 20, 50
+PORTS_EACH = 20
+PORTS_SHARES = half(range(30000, 31000, PORTS_EACH))
 # Servers' ports that stay the same over restarts: below those that the kernel gives to outgoing connections, for one
 # of these could take the port while its server is down.
-FIXED_PORTS = range(28000, 30000)
+FIXED_PORTS = half(range(28000, 30000))
 
 
 def wait_until(what, look, seconds):
@@ -112,7 +115,7 @@ class Group:
         self.mark = f"{os.getpid()}-{directory.name}-{time.monotonic_ns()}"
         self.processes = []
         self.started = 0
-        first = PORTS_FIRST + zlib.crc32(self.mark.encode()) % PORTS_SHARES * PORTS_EACH
+        first = PORTS_SHARES[zlib.crc32(self.mark.encode()) % len(PORTS_SHARES)]
         self.port_range = f"{first}-{first + PORTS_EACH - 1}"
 
     def environment(self, extra=None):

@@ -151,17 +151,18 @@ class Several(Moving, Cluster):
 class Stream:
     """A client that reads one long stream."""
 
-    def __init__(self, address, model, tokens, interval):
-        self.address, self.events, self.fault, self.status = address, [], None, None
+    def __init__(self, address, model, tokens, interval, host=None, path="/v1/chat/completions"):
+        self.address, self.path, self.events, self.fault, self.status = address, path, [], None, None
         body = {"model": model, "messages": [{"role": "user", "content": "hi"}], "stream": True}
         headers = {"content-type": "application/json", "x-sim-tokens": str(tokens), "x-sim-token-interval": interval}
+        headers |= {"host": host} if host else {}
         self.thread = threading.Thread(target=self.read, args=(json.dumps(body), headers), daemon=True)
         self.thread.start()
 
     def read(self, body, headers):
         connection = http.client.HTTPConnection(self.address, timeout=STREAM_SECONDS)
         try:
-            connection.request("POST", "/v1/chat/completions", body, headers)
+            connection.request("POST", self.path, body, headers)
             answer = connection.getresponse()
             self.status = answer.status
             for line in answer:

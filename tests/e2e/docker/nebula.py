@@ -9,12 +9,14 @@ import images
 from cluster import Cluster
 from grpc_reflection_client import Client
 from processes import binary, is_living, wait_until
+from settings import half
 
 # Short enough to see changes soon, long enough for a busy machine.
 QUICK = ("--heartbeat-timeout", "10", "--default-heartbeat-interval", "1")
 DRIVERS = ("docker", "process")
 # Beside the other tests' ports, and more of them: a file's tests share one agent.
-PORTS_FIRST, PORTS_EACH, PORTS_SHARES = 31000, 60, 16
+PORTS_EACH = 60
+PORTS_SHARES = half(range(31000, 31960, PORTS_EACH))
 # What the agent's containers may have, each.
 CONTAINER_MEMORY = "64m"
 CONTAINER_MEMORY_BYTES = 64 << 20
@@ -27,8 +29,7 @@ class Nebula(Cluster):
     def __init__(self, group, engine=None, container_memory=CONTAINER_MEMORY):
         super().__init__(group)
         self.engine, self.container_memory = engine, container_memory
-        share = zlib.crc32(group.mark.encode()) % PORTS_SHARES
-        self.first_port = PORTS_FIRST + share * PORTS_EACH
+        self.first_port = PORTS_SHARES[zlib.crc32(group.mark.encode()) % len(PORTS_SHARES)]
         group.port_range = f"{self.first_port}-{self.first_port + PORTS_EACH - 1}"
         self.agent, self.flags = None, ()
 

@@ -18,8 +18,8 @@ SILENCE_SECONDS_MAX = 4
 RUNS_AGAIN_SECONDS = 60
 # Of a log that is followed this much comes at first.
 LOG_BYTES = 100_000
-# The agent asks five seconds after the last output whether there is more.
-LOG_SECONDS = 30
+# The agent asks five seconds after the last output whether there is more, and thirty seconds later again.
+LOG_SECONDS = 50
 # What an Engine does with its containers when it ends: without and with live restore.
 LOSES, KEEPS = "loses its containers", "keeps its containers"
 

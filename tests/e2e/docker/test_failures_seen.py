@@ -32,7 +32,7 @@ LOG_BYTES_MAX = 5 << 20
 LOG_BYTES_BETWEEN_MAX = 4 * FLOOD_BYTES_PER_SECOND
 # What the Engine's own copy may take.
 ENGINE_LOG_BYTES_MAX = 40 << 20
-AGENT_GROWTH_BYTES_MAX = 48 << 20
+AGENT_GROWTH_BYTES_MAX = 24 << 20
 LONG_LINE_BYTES = 10_000_000
 # The exec and log answers of nebulactl are cut well below this.
 SHOWN_BYTES_MAX = 2 << 20

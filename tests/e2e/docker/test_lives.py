@@ -155,7 +155,8 @@ def sleepers(nebula, driver, seconds):
         running = nebula.engine.processes(nebula.container("stays-docker"))
         return [line for line in running if f"sleep {seconds}" in line]
     commands = [command_of(pid) for pid in nebula.group.running()]
-    return [command for command in commands if Path(command[0]).name == "sleep" and command[1] == seconds]
+    # A process that has just ended has no command any more.
+    return [command for command in commands if command[1:2] == [seconds] and Path(command[0]).name == "sleep"]
 
 
 @both
