@@ -13,6 +13,7 @@ pub mod caution;
 pub mod deployment;
 mod dispatch;
 pub mod drains;
+pub mod edge;
 pub mod effects;
 #[cfg(test)]
 pub(crate) mod failpoint;

@@ -1,4 +1,5 @@
-//! Deployments against simulated agents, in paused time: changes, lost nodes, drains, the load as a judge, and races.
+//! A control plane against simulated agents, in paused time: changes, lost nodes, drains, the load as a judge, races,
+//! and edges that are fakes.
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "that is how a test fails")]
 
 #[path = "deployments/agents.rs"]
@@ -7,6 +8,10 @@ mod agents;
 mod changes;
 #[path = "deployments/drains.rs"]
 mod drains;
+#[path = "deployments/edge_world.rs"]
+mod edge_world;
+#[path = "deployments/edges.rs"]
+mod edges;
 #[path = "deployments/load.rs"]
 mod load;
 #[path = "deployments/losses.rs"]

@@ -2,7 +2,7 @@
 //!
 //! * Owns: the nodes and the one ordered set of heartbeat deadlines.
 //! * Persists: node records at registration, at offline edges and at the operator's changes; never heartbeats.
-//! * Talks to: sessions (opens, closes, tells them how their node stands) and the scheduler.
+//! * Talks to: sessions (opens, closes, tells them how their node stands) and the scheduler; writes the book of sites.
 //! * Timers: one, for the earliest deadline, and at least once a second to notice that this process stood still.
 //! * On crash: loads the nodes from the store; each is suspect until heard, as after a restart of nebulad.
 
@@ -233,6 +233,7 @@ impl Actor for Registry {
 
     fn started(&mut self, ctx: &mut Context<Self>) {
         let nodes: Vec<NodeUpdate> = self.machine.nodes().collect();
+        self.system.sites.fill(&nodes);
         for update in &nodes {
             self.system.open_session(update.node.id.clone());
         }
@@ -279,6 +280,7 @@ impl Performer for Registry {
             }
             Effect::OpenSession(id) => self.system.open_session(id),
             Effect::CloseSession(id) => {
+                self.system.sites.forget(&id);
                 self.system.close_session(&id);
                 self.system.node_gone(&id);
             }
@@ -289,6 +291,7 @@ impl Performer for Registry {
                     to = ?update.availability,
                     "node availability"
                 );
+                self.system.sites.note(&update);
                 self.system.tell_session(&update);
                 self.news.push(*update);
             }

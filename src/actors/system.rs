@@ -14,6 +14,7 @@ use super::deployment::DeploymentActor;
 use super::deployment::route::RouteSpec;
 use super::dispatch::Dispatch;
 use super::drains::Drains;
+use super::edge::{EdgeActor, SiteBook};
 use super::handle::Handle;
 use super::journal::Journal;
 use super::keys::Keys;
@@ -68,6 +69,8 @@ pub struct System {
     pub usage: Arc<Tallies>,
     /// What is left alone after the store was rebuilt with a gap.
     pub caution: Arc<Caution>,
+    /// Which host names should be reachable.
+    pub sites: Arc<SiteBook>,
     /// The registry.
     pub registry: Handle<Registry>,
     /// Sessions, by node.
@@ -88,6 +91,8 @@ pub struct System {
     pub usage_actor: Handle<Usage>,
     /// The drains' actor.
     pub drains: Handle<Drains>,
+    /// The edges, by name.
+    pub edges: Handle<EdgeActor>,
     /// Commands on their way to sessions.
     pub(crate) dispatch: Arc<Dispatch>,
     /// Who supervises.
@@ -107,6 +112,8 @@ pub struct Supervisors {
     pub deployments: Family,
     /// The routes, each on its own.
     pub routes: Family,
+    /// The edges, each on its own. One that is down for good changes nothing for anybody else.
+    pub edges: Family,
 }
 
 impl Supervisors {
@@ -118,6 +125,7 @@ impl Supervisors {
             sessions: each(super::session::PARENT),
             deployments: each(super::deployment::PARENT),
             routes: each(super::route::PARENT),
+            edges: each(super::edge::PARENT),
         }
     }
 
@@ -128,6 +136,7 @@ impl Supervisors {
             (super::session::PARENT, &self.sessions),
             (super::deployment::PARENT, &self.deployments),
             (super::route::PARENT, &self.routes),
+            (super::edge::PARENT, &self.edges),
         ] {
             self.root.start(family.spec(path.trim_start_matches('/'))).await?;
         }
@@ -152,6 +161,7 @@ impl Supervisors {
             (super::session::PARENT, &self.sessions),
             (super::deployment::PARENT, &self.deployments),
             (super::route::PARENT, &self.routes),
+            (super::edge::PARENT, &self.edges),
             ("", &self.core),
             ("", &self.root),
         ];
@@ -196,7 +206,7 @@ impl System {
     /// # Errors
     /// When a core actor cannot be built from the store.
     pub async fn start(parts: Parts) -> Result<Self, Error> {
-        let Parts { tree, store, agents, routes, timing, gateway_domain, edges: _ } = parts;
+        let Parts { tree, store, agents, routes, timing, gateway_domain, edges } = parts;
         let journal = Journal::load(store.clone()).await.map_err(store_error)?;
         tree.poison().load(patiently(|| store.poison()).await.map_err(store_error)?);
         actix_rt::spawn(tree.poison().clone().keep(store.clone()));
@@ -215,6 +225,8 @@ impl System {
             keys_actor: Handle::new(tree.clone()),
             usage_actor: Handle::new(tree.clone()),
             drains: Handle::new(tree.clone()),
+            edges: Handle::new(tree.clone()),
+            sites: Arc::default(),
             keys: Arc::default(),
             usage: Arc::default(),
             dispatch: Arc::default(),
@@ -248,6 +260,9 @@ impl System {
         ];
         for child in beside {
             system.supervisors.root.start(child).await?;
+        }
+        for child in super::edge::specs(&system, &edges) {
+            system.supervisors.edges.start(child).await?;
         }
         // With its status the router has published its table.
         let mut published = system.tree.plant(super::router::PATH, "router").watch();

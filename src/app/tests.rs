@@ -2,6 +2,7 @@
 
 mod aliases;
 mod doubtful;
+mod edges;
 mod falls;
 mod keys;
 mod many;

@@ -14,7 +14,9 @@ use nebulad::domain::node::Node;
 use nebulad::domain::operation::Operation;
 use nebulad::domain::poison::Poison;
 use nebulad::domain::usage::{Block, UsageId, UsageRow};
-use nebulad::ports::{BoxFuture, ExportReport, SetAsideReport, Store, StoreError, StoreReport, Write};
+use nebulad::ports::{
+    BoxFuture, ExportReport, RestoredReport, SetAsideReport, Store, StoreError, StoreReport, Write,
+};
 
 type Answer<T> = BoxFuture<Result<T, StoreError>>;
 
@@ -30,6 +32,7 @@ struct Records {
     journal: Vec<JournalEvent>,
     operations: Vec<Operation>,
     aliases: BTreeMap<String, Alias>,
+    rebuilt: bool,
 }
 
 fn ready<T: Send + 'static>(answer: T) -> Answer<T> {
@@ -39,6 +42,11 @@ fn ready<T: Send + 'static>(answer: T) -> Answer<T> {
 impl Memory {
     fn with<T>(&self, what: impl FnOnce(&mut Records) -> T) -> T {
         what(&mut self.0.lock().expect("a lock"))
+    }
+
+    /// It was rebuilt and may lack what was acknowledged, as the next control plane is told.
+    pub(crate) fn was_rebuilt(&self) {
+        self.with(|records| records.rebuilt = true);
     }
 
     /// The kinds of the journal's lines about a deployment, in order.
@@ -174,6 +182,12 @@ impl Store for Memory {
     }
 
     fn report(&self) -> StoreReport {
-        StoreReport::default()
+        let rebuilt = self.with(|records| records.rebuilt).then(|| RestoredReport {
+            at: String::new(),
+            export: None,
+            export_at: None,
+            why: "its newest part is lost".to_owned(),
+        });
+        StoreReport { restored: rebuilt, ..StoreReport::default() }
     }
 }

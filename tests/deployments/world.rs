@@ -326,7 +326,7 @@ async fn beat(system: System, agents: Arc<Agents>, name: String, gpus: u32) {
     }
 }
 
-fn registration(name: &str, id: &NodeId, gpus: u32) -> Registration {
+pub(crate) fn registration(name: &str, id: &NodeId, gpus: u32) -> Registration {
     let gpu = |index: u32| Gpu {
         uuid: format!("{name}-{index}"),
         name: "A100".to_owned(),

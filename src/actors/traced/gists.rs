@@ -6,7 +6,9 @@ use std::fmt;
 use super::Traced;
 use crate::actors::catalog::AliasChange;
 use crate::actors::keys::machine::Change;
-use crate::actors::{catalog, deployment, drains, keys, registry, route, router, scheduler, session, usage};
+use crate::actors::{
+    catalog, deployment, drains, edge, keys, registry, route, router, scheduler, session, usage,
+};
 use crate::domain::node::Capabilities;
 use crate::domain::report::ReplicaReport;
 
@@ -62,6 +64,8 @@ impl Traced for drains::Change {
         }
     }
 }
+
+impl Traced for edge::Plan {}
 
 impl Traced for keys::ChangeKey {
     fn gist(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -18,7 +18,7 @@ use crate::actors::registry::{self, Change, Register};
 use crate::actors::route::machine::Outcome;
 use crate::actors::route::{self, Ended};
 use crate::actors::tree::{Kind, Life};
-use crate::actors::{catalog, deployment, drains, keys, router, scheduler, session, usage};
+use crate::actors::{catalog, deployment, drains, edge, keys, router, scheduler, session, usage};
 use crate::domain::error::{Error, ErrorClass};
 use crate::domain::event::Origin;
 use crate::domain::key::{KeyLimits, NewKey};
@@ -247,6 +247,7 @@ async fn fall(load: &Load<'_>, path: &str, kind: Kind) -> Duration {
                 session::PARENT => supervisors.sessions.nudge(),
                 deployment::PARENT => supervisors.deployments.nudge(),
                 route::PARENT => supervisors.routes.nudge(),
+                edge::PARENT => supervisors.edges.nudge(),
                 _ => {}
             }
             !cell.failpoint_is_set()
@@ -268,20 +269,24 @@ fn those_after(path: &str) -> Vec<String> {
     }
 }
 
-/// Adds a node that has an agent no more.
-async fn add_away(world: &World) {
-    let registration = Registration {
-        node_id: AWAY.parse().expect("an id"),
-        name: AWAY.to_owned(),
+/// What a node says that has no agent.
+pub(super) fn away(name: &str) -> Registration {
+    Registration {
+        node_id: name.parse().expect("an id"),
+        name: name.to_owned(),
         version: "0.1.0".to_owned(),
         address: "127.0.0.1:9091".parse().expect("an address"),
         proxy_port: 8888,
         capabilities: Capabilities::default(),
         labels: BTreeMap::new(),
         boot_id: "boot".to_owned(),
-    };
+    }
+}
+
+/// Adds a node that has an agent no more.
+pub(super) async fn add_away(world: &World) {
     let registry = &world.system.registry;
-    registry.ask(registry::PATH, Register(registration)).await.expect("heard").expect("registered");
+    registry.ask(registry::PATH, Register(away(AWAY))).await.expect("heard").expect("registered");
     let leave = Change::Deregister(AWAY.parse().expect("an id"));
     registry.ask(registry::PATH, leave).await.expect("heard").expect("deregistered");
     let path = session::path(&AWAY.parse().expect("an id"));
@@ -420,4 +425,5 @@ falls! {
     the_supervisor_of_the_sessions_falls: at(session::PARENT), Message;
     the_supervisor_of_the_deployments_falls: at(deployment::PARENT), Message;
     the_supervisor_of_the_routes_falls: at(route::PARENT), Message;
+    the_supervisor_of_the_edges_falls: at(edge::PARENT), Message;
 }
