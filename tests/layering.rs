@@ -20,7 +20,7 @@ const PARTS: [(&str, &[&str]); 9] = [
 const JOINERS: [&str; 4] = ["app", "dev", "main", "lib"];
 
 /// Crates that only some parts of nebulad may name.
-const CRATES: [(&str, &[&str]); 12] = [
+const CRATES: [(&str, &[&str]); 14] = [
     ("nebula_proto", &["grpc"]),
     ("tonic", &["grpc"]),
     ("tonic_health", &["grpc"]),
@@ -30,6 +30,8 @@ const CRATES: [(&str, &[&str]); 12] = [
     ("nebula_relay", &["http"]),
     ("nebula_store", &["store"]),
     ("nebula_agent", &[]),
+    ("aws_config", &["edge"]),
+    ("aws_sdk_route53", &["edge"]),
     ("prometheus", &["metrics"]),
     ("actix", &["actors", "grpc", "http"]),
     ("tokio", &["actors", "edge", "grpc", "http", "store"]),
