@@ -22,7 +22,7 @@ use crate::actors::handle::Handle;
 use crate::actors::registry::machine::Timing;
 use crate::actors::route::machine::Outcome as Seen;
 use crate::actors::route::{Ended, RouteActor};
-use crate::actors::system::{Edges, Parts, System};
+use crate::actors::system::{Parts, System};
 use crate::actors::tree::Tree;
 use crate::actors::watchdog::Watchdog;
 use crate::config::{Config, StoreCommand};
@@ -35,6 +35,7 @@ use crate::http::server;
 use crate::ports::Store;
 use crate::store::{EmbeddedStore, Options, maintenance};
 
+mod edges;
 mod sockets;
 
 /// A running control plane.
@@ -86,7 +87,7 @@ impl App {
                 restart_grace: config.restart_grace,
             },
             gateway_domain: config.gateway_domain.clone(),
-            edges: Edges::default(),
+            edges: edges::of(&config, http_addr)?,
         })
         .await
         .map_err(|error| Fatal::new(Exit::Disk, format!("cannot start from the data directory: {error}")))?;

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use nebula_core::address::{is_domain_name, is_loopback_host};
+use nebula_core::address::is_loopback_host;
 use nebula_core::duration;
 use nebula_core::exit::{Exit, Fatal};
 use nebula_core::telemetry::{LogFormat, LogLevel};
@@ -77,6 +77,8 @@ impl Config {
             "http_port": self.http_port,
             "api_prefix": self.api_prefix,
             "gateway_domain": self.gateway_domain,
+            "caddy": self.caddy.as_ref().map(CaddyConfig::redacted),
+            "route53": self.route53.as_ref().map(Route53Config::redacted),
             "heartbeat_timeout_seconds": self.heartbeat_timeout.as_secs(),
             "default_heartbeat_interval_seconds": self.heartbeat_interval.as_secs(),
             "restart_grace_seconds": self.restart_grace.as_secs(),
@@ -111,7 +113,8 @@ impl TryFrom<Flags> for Config {
         let mut warnings = Vec::new();
         let bind = bind_address(&flags, &mut wrong, &mut warnings);
         check_times(&flags, &mut wrong, &mut warnings);
-        check_edge(&flags, &mut wrong, &mut warnings);
+        let mut found = edge::Findings { wrong: &mut wrong, warnings: &mut warnings };
+        let (caddy, route53) = edge::check(&flags, bind, &mut found);
         let api_prefix = flags.api_prefix.trim_end_matches('/').to_owned();
         let prefix_is_path = api_prefix.is_empty()
             || (api_prefix.starts_with('/')
@@ -146,8 +149,8 @@ impl TryFrom<Flags> for Config {
             http_port: flags.http_port,
             api_prefix,
             gateway_domain: flags.gateway_domain.to_ascii_lowercase(),
-            caddy: None,
-            route53: None,
+            caddy,
+            route53,
             heartbeat_timeout: flags.heartbeat_timeout,
             heartbeat_interval: flags.default_heartbeat_interval,
             restart_grace: flags.restart_grace,
@@ -227,48 +230,6 @@ fn check_times(flags: &Flags, wrong: &mut Vec<String>, warnings: &mut Vec<String
         if value.is_zero() {
             wrong.push(format!("{name} is 0"));
         }
-    }
-}
-
-fn check_edge(flags: &Flags, wrong: &mut Vec<String>, warnings: &mut Vec<String>) {
-    let domain = &flags.gateway_domain;
-    if !is_domain_name(domain) || !domain.contains('.') || domain.parse::<IpAddr>().is_ok() {
-        wrong.push(format!("--gateway-domain \"{domain}\" is no domain name"));
-    }
-    let urls = [
-        ("--caddy-admin-url", flags.caddy_admin_url.as_ref()),
-        ("--route53-endpoint-url", flags.route53_endpoint_url.as_ref()),
-    ];
-    for (name, url) in urls.into_iter().filter_map(|(name, url)| Some((name, url?))) {
-        let valid = url
-            .parse::<http::Uri>()
-            .is_ok_and(|uri| uri.host().is_some() && matches!(uri.scheme_str(), Some("http" | "https")));
-        if !valid {
-            wrong.push(format!("{name} \"{url}\" is no http:// or https:// address"));
-        }
-    }
-    if !flags
-        .caddy_listen
-        .rsplit_once(':')
-        .is_some_and(|(_, port)| port.parse::<u16>().is_ok_and(|port| port > 0))
-    {
-        wrong.push(format!("--caddy-listen \"{}\" is no :port", flags.caddy_listen));
-    }
-    if flags.route53_access_key_id.is_some() != flags.route53_secret_access_key.is_some() {
-        wrong.push("--route53-access-key-id and --route53-secret-access-key belong together".to_owned());
-    }
-    if flags.route53_ttl == 0 {
-        wrong.push("--route53-ttl is 0".to_owned());
-    }
-    if flags.route53_hosted_zone_id.is_some() && flags.gateway_ip.is_none() {
-        wrong.push(
-            "--route53-hosted-zone-id needs --gateway-ip, the address that records point to".to_owned(),
-        );
-    }
-    if flags.caddy_admin_url.is_some() || flags.route53_hosted_zone_id.is_some() {
-        warnings.push(
-            "this version does not manage Caddy or Route 53 yet; their flags are checked only".to_owned(),
-        );
     }
 }
 

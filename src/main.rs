@@ -36,6 +36,12 @@ fn run(cli: Cli) -> Result<(), Fatal> {
             for warning in &config.warnings {
                 eprintln!("warning: {warning}");
             }
+            if let Some(caddy) = &config.caddy {
+                println!("caddy: {caddy}");
+            }
+            if let Some(route53) = &config.route53 {
+                println!("route 53: {route53}");
+            }
             println!("the configuration is valid");
             Ok(())
         }

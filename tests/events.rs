@@ -1,5 +1,5 @@
 //! What a real nebulad says of itself: the journal, page by page and as server-sent events; API keys and usage; its
-//! metrics; drains of nodes; changes of deployments; its description of its own API.
+//! metrics; drains of nodes; the edge; changes of deployments; its description of its own API.
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "that is how a test fails")]
 
 #[path = "events/changes.rs"]
@@ -8,6 +8,8 @@ mod changes;
 mod control_plane;
 #[path = "events/drains.rs"]
 mod drains;
+#[path = "events/edge.rs"]
+mod edge;
 #[path = "events/keys.rs"]
 mod keys;
 #[path = "events/metrics.rs"]

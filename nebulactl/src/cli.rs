@@ -8,9 +8,11 @@ use crate::quantity;
 
 mod alias;
 mod deployment;
+mod edge;
 
 pub(crate) use self::alias::{AliasCommand, SetAliasArgs};
 pub(crate) use self::deployment::{DeployArgs, RotateArgs, SpecArgs, UpdateArgs};
+pub(crate) use self::edge::{EdgeCommand, EdgeName};
 
 /// The command line of Nebula: deploys models to your nodes and talks to them.
 #[derive(Debug, Parser)]
@@ -130,6 +132,11 @@ pub(crate) enum Command {
     Operations {
         #[command(subcommand)]
         command: OperationCommand,
+    },
+    /// Show how the reverse proxy and the DNS zone in front of the nodes stand
+    Edge {
+        #[command(subcommand)]
+        command: EdgeCommand,
     },
     /// Make and manage API keys, with which clients use models at the gateway
     #[command(visible_alias = "key")]
@@ -385,6 +392,8 @@ mod tests {
             &["nebulactl", "update"],
             &["nebulactl", "update", "m", "--unset"],
             &["nebulactl", "why"],
+            &["nebulactl", "edge"],
+            &["nebulactl", "edge", "plan", "nginx"],
             &["nebulactl", "rotate-token", "m", "--overlap", "soon"],
             &["nebulactl", "scale", "m", "-1"],
             &["nebulactl", "list", "-o", "yaml"],

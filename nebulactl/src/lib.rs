@@ -3,7 +3,7 @@
 //! - `cli`: what can be typed. `settings`: which server and which token.
 //! - `api`: requests, answers, and what went wrong, in words. `sse`: event streams.
 //! - One file per noun or verb: `deploy`, `deployments`, `update`, `why`, `wait`, `logs`, `events`, `exec`, `nodes`, `operations`, `keys`, `aliases`,
-//!   `usage`, `chat`, `models`, `actors`, `status`.
+//!   `edge`, `usage`, `chat`, `models`, `actors`, `status`.
 //! - `output`: data on standard output as tables or JSON; everything else on standard error.
 
 mod actors;
@@ -13,6 +13,7 @@ mod chat;
 mod cli;
 mod deploy;
 mod deployments;
+mod edge;
 mod events;
 mod exec;
 mod failure;
@@ -94,6 +95,7 @@ async fn execute(cli: Cli, output: &Output) -> Result<()> {
         Command::Nodes { command } => nodes::run(&connect()?, output, command).await,
         Command::Aliases { command } => aliases::run(&connect()?, output, command).await,
         Command::Operations { command } => operations::run(&connect()?, output, command).await,
+        Command::Edge { command } => edge::run(&connect()?, output, command).await,
         Command::Keys { command } => keys::run(&connect()?, output, command).await,
         Command::Usage(args) => usage::run(&connect()?, output, &args).await,
         Command::Chat(args) => {

@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 
 use crate::api::{Api, List};
 use crate::failure::{Failure, Result, failed};
-use crate::output::{Facts, Output, items_at, state, text_at};
-use crate::{deployments, nodes};
+use crate::output::{Cell, Facts, Output, items_at, state, text_at};
+use crate::{deployments, edge, nodes};
 
 /// Prints the status. Ends well only when nebulad is ready and says what it looks after.
 pub(crate) async fn run(api: &Api, output: &Output) -> Result<()> {
@@ -19,6 +19,9 @@ pub(crate) async fn run(api: &Api, output: &Output) -> Result<()> {
     let (nodes, denied) = split(api.list(&nodes::PATH).await);
     let (deployments, denied_too) = split(api.list(&deployments::PATH).await);
     let (nodes, deployments) = (nodes.as_ref().map(count), deployments.as_ref().map(count));
+    // Whoever may not see the edge may not see the nodes, which is said below; an older nebulad has none.
+    let edges = api.list(&edge::PATH).await.map(|list| list.items).unwrap_or_default();
+    let edges: Vec<&Value> = edges.iter().filter(|edge| edge::is_configured(edge)).collect();
 
     let health = text_at(&health.body.value, "/status");
     if output.is_json() {
@@ -26,6 +29,7 @@ pub(crate) async fn run(api: &Api, output: &Output) -> Result<()> {
             "server": api.server(), "health": health, "ready": ready.ok, "reasons": reasons,
             "concerns": concerns,
             "nodes": nodes.as_ref().map(Counts::json), "deployments": deployments.as_ref().map(Counts::json),
+            "edge": edges,
         });
         output.json(&status.to_string())?;
     } else {
@@ -37,6 +41,10 @@ pub(crate) async fn run(api: &Api, output: &Output) -> Result<()> {
         facts.add("Concerns", concerns.join("; "));
         facts.add("Nodes", nodes.as_ref().map(Counts::text).unwrap_or_default());
         facts.add("Deployments", deployments.as_ref().map(Counts::text).unwrap_or_default());
+        for edge in edges {
+            let label = if text_at(edge, "/name") == "caddy" { "Caddy" } else { "Route 53" };
+            facts.add(label, standing(edge));
+        }
         output.facts(&facts)?;
     }
     if let Some(failure) = denied.or(denied_too) {
@@ -47,6 +55,14 @@ pub(crate) async fn run(api: &Api, output: &Output) -> Result<()> {
         return Err(failed(format!("nebulad at {} is not ready{why}", api.server())).into());
     }
     Ok(())
+}
+
+/// `in_sync`, `failing: http://localhost:2019 cannot be reached`.
+fn standing(edge: &Value) -> Cell {
+    match (text_at(edge, "/state"), text_at(edge, "/last_error/message")) {
+        (word, message) if message.is_empty() => state(word),
+        (word, message) => format!("{word}: {message}").into(),
+    }
 }
 
 fn split(list: Result<List>) -> (Option<List>, Option<Failure>) {

@@ -1,6 +1,5 @@
 //! nebulad's command line: sub-commands, flags, and the environment variables that stand in for them.
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -74,6 +73,13 @@ pub struct DevArgs {
     pub runtime: Option<String>,
 }
 
+/// What Caddy's server listens on unless it is said.
+pub(super) const CADDY_LISTEN: &str = ":443";
+/// AWS region unless it is said.
+pub(super) const ROUTE53_REGION: &str = "us-east-1";
+/// TTL of DNS records unless it is said, in seconds.
+pub(super) const ROUTE53_TTL: u32 = 300;
+
 /// On or off.
 #[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Switch {
@@ -101,8 +107,8 @@ pub struct Flags {
     /// Caddy's admin API; without it Caddy is not used
     #[arg(long, env = "NEBULAD_CADDY_ADMIN_URL", global = true)]
     pub caddy_admin_url: Option<String>,
-    /// The port on which Caddy serves; :443 means TLS by Caddy
-    #[arg(long, env = "NEBULAD_CADDY_LISTEN", default_value = ":443", global = true)]
+    /// Where Caddy serves, :port or address:port; port 443 means TLS by Caddy, any other plain HTTP
+    #[arg(long, env = "NEBULAD_CADDY_LISTEN", default_value = CADDY_LISTEN, global = true)]
     pub caddy_listen: String,
     /// Nodes get their host names below this domain
     #[arg(long, env = "NEBULAD_GATEWAY_DOMAIN", default_value = "gateway.nebulactl.com", global = true)]
@@ -129,17 +135,20 @@ pub struct Flags {
     #[arg(long, env = "NEBULAD_ROUTE53_SECRET_ACCESS_KEY", global = true, hide_env_values = true)]
     pub route53_secret_access_key: Option<String>,
     /// AWS region
-    #[arg(long, env = "NEBULAD_ROUTE53_REGION", default_value = "us-east-1", global = true)]
+    #[arg(long, env = "NEBULAD_ROUTE53_REGION", default_value = ROUTE53_REGION, global = true)]
     pub route53_region: String,
     /// TTL of DNS records, in seconds
-    #[arg(long, env = "NEBULAD_ROUTE53_TTL", default_value_t = 300, global = true)]
+    #[arg(long, env = "NEBULAD_ROUTE53_TTL", default_value_t = ROUTE53_TTL, global = true)]
     pub route53_ttl: u32,
     /// Another Route 53 endpoint
     #[arg(long, env = "NEBULAD_ROUTE53_ENDPOINT_URL", global = true)]
     pub route53_endpoint_url: Option<String>,
-    /// The address to which DNS records point
+    /// One DNS record for all names below the gateway domain instead of one per node
+    #[arg(long, env = "NEBULAD_ROUTE53_WILDCARD", global = true, value_parser = BoolishValueParser::new())]
+    pub route53_wildcard: bool,
+    /// The IPv4 address to which DNS records point
     #[arg(long, env = "NEBULAD_GATEWAY_IP", global = true)]
-    pub gateway_ip: Option<IpAddr>,
+    pub gateway_ip: Option<String>,
     /// The address to listen on
     #[arg(long, env = "NEBULAD_BIND", default_value = "127.0.0.1", global = true)]
     pub bind: String,
@@ -196,11 +205,19 @@ impl Flags {
             &mut self.route53_access_key_id,
             &mut self.route53_secret_access_key,
             &mut self.route53_endpoint_url,
+            &mut self.gateway_ip,
             &mut self.admin_token,
         ];
         for value in optional {
             value.take_if(|text| text.is_empty());
         }
         self.data_dir.take_if(|dir| dir.as_os_str().is_empty());
+        let with_default =
+            [(&mut self.caddy_listen, CADDY_LISTEN), (&mut self.route53_region, ROUTE53_REGION)];
+        for (value, default) in with_default {
+            if value.is_empty() {
+                default.clone_into(value);
+            }
+        }
     }
 }

@@ -17,6 +17,7 @@ use crate::domain::error::{Error, ErrorClass};
 mod aliases;
 mod create;
 mod deployments;
+mod edge;
 pub mod error;
 mod events;
 mod exec;
@@ -67,6 +68,7 @@ pub fn configure(cfg: &mut web::ServiceConfig, api: Api) {
         .configure(aliases::configure)
         .configure(keys::configure)
         .configure(usage::configure)
+        .configure(edge::configure)
         .default_service(web::to(nothing_here));
     // What describes the API needs no token.
     cfg.app_data(web::Data::new(api)).configure(openapi::configure).service(scope);

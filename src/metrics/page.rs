@@ -4,7 +4,7 @@ use std::fmt::Debug;
 
 use prometheus::core::Collector;
 use prometheus::proto::MetricFamily;
-use prometheus::{Counter, GaugeVec, Opts, TextEncoder};
+use prometheus::{Counter, CounterVec, GaugeVec, Opts, TextEncoder};
 
 use super::{METRICS, process, valid};
 
@@ -51,6 +51,21 @@ impl Page {
         let counter = valid(Counter::new(name, help));
         counter.inc_by(value);
         self.0.extend(counter.collect());
+    }
+
+    /// Adds such values, one for each combination of labels.
+    pub fn counters<const N: usize, L: AsRef<str> + Debug>(
+        &mut self,
+        name: &str,
+        help: &str,
+        labels: [&str; N],
+        values: impl IntoIterator<Item = ([L; N], f64)>,
+    ) {
+        let counters = valid(CounterVec::new(Opts::new(name, help), &labels));
+        for (labels, value) in values {
+            counters.with_label_values(&labels).inc_by(value);
+        }
+        self.0.extend(counters.collect().into_iter().filter(|family| !family.get_metric().is_empty()));
     }
 
     /// The page as text.

@@ -21,6 +21,8 @@ const STOP: Duration = Duration::from_secs(5);
 pub struct Nebulad {
     app: App,
     dir: TempDir,
+    /// Beside those that every test needs.
+    flags: Vec<String>,
     client: Client,
 }
 
@@ -40,19 +42,26 @@ pub fn seqs(lines: &[Value]) -> Vec<u64> {
     lines.iter().map(|line| line["seq"].as_u64().expect("a number")).collect()
 }
 
-async fn started(dir: &TempDir) -> App {
+async fn started(dir: &TempDir, more: &[String]) -> App {
     let path = dir.path().to_str().expect("a path");
     let words =
         ["nebulad", "--data-dir", path, "--grpc-port", "0", "--http-port", "0", "--shutdown-grace", "30"];
+    let words = words.into_iter().chain(more.iter().map(String::as_str));
     let config = Config::try_from(Cli::parse_from(words).flags).expect("a configuration");
     App::start(config).await.expect("nebulad starts")
 }
 
 impl Nebulad {
     pub async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// With these flags besides.
+    pub async fn start_with(flags: &[&str]) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
-        let app = started(&dir).await;
-        Self { app, dir, client: Client::builder().no_proxy().build().expect("a client") }
+        let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        let app = started(&dir, &flags).await;
+        Self { app, dir, flags, client: Client::builder().no_proxy().build().expect("a client") }
     }
 
     pub fn app(&self) -> &App {
@@ -74,10 +83,10 @@ impl Nebulad {
 
     /// Another nebulad on what this one leaves.
     pub async fn restart(self) -> Self {
-        let Self { app, dir, client } = self;
+        let Self { app, dir, flags, client } = self;
         app.stop().await;
-        let app = started(&dir).await;
-        Self { app, dir, client }
+        let app = started(&dir, &flags).await;
+        Self { app, dir, flags, client }
     }
 
     async fn send(

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::control_plane::Nebulad;
 
 /// Samples by their name with labels, read as Prometheus does.
-async fn scraped(nebulad: &Nebulad) -> BTreeMap<String, f64> {
+pub(super) async fn scraped(nebulad: &Nebulad) -> BTreeMap<String, f64> {
     let response =
         reqwest::get(format!("http://{}/metrics", nebulad.app().http_addr)).await.expect("an answer");
     assert_eq!(response.status(), 200, "no token is needed");

@@ -17,6 +17,17 @@ use schema::faults;
 
 const NODE: &str = "550e8400-e29b-41d4-a716-446655440000";
 
+/// Holds what is answered at `path` to what is described of it.
+pub(super) async fn answered_as_described(nebulad: &Nebulad, path: &str, described: &str) -> Value {
+    let answer = nebulad.get(&format!("/api/v1{path}")).await;
+    assert_eq!(answer.status, 200, "{path}: {}", answer.text);
+    let doc = description(nebulad).await;
+    let schema = &doc["paths"][described]["get"]["responses"]["200"]["content"]["application/json"]["schema"];
+    assert!(schema.is_object(), "{described} is described");
+    assert_eq!(faults(&doc, schema, &answer.body, path), Vec::<String>::new(), "{}", answer.text);
+    answer.body
+}
+
 async fn description(nebulad: &Nebulad) -> Value {
     let answer = nebulad.get_as_nobody("/api/v1/openapi.json").await;
     assert_eq!(answer.status, 200, "it needs no token");

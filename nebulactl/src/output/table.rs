@@ -34,11 +34,13 @@ impl From<&str> for Cell {
 /// A cell that holds the state of something, in the colour of that state.
 pub(crate) fn state(text: String) -> Cell {
     let tone = match text.as_str() {
-        "running" | "online" | "schedulable" | "ok" | "ready" | "healthy" | "active" | "done" => Tone::Good,
+        "running" | "online" | "schedulable" | "ok" | "ready" | "healthy" | "active" | "done" | "in_sync" => {
+            Tone::Good
+        }
         "pending" | "preparing" | "starting" | "stopping" | "deleting" | "suspect" | "unreachable"
-        | "cordoned" | "draining" | "restarting" | "degraded" => Tone::Busy,
-        "failed" | "offline" | "crashed" | "unhealthy" | "not ready" => Tone::Bad,
-        "stopped" | "drained" | "expired" | "cancelled" => Tone::Faint,
+        | "cordoned" | "draining" | "restarting" | "degraded" | "changing" => Tone::Busy,
+        "failed" | "offline" | "crashed" | "unhealthy" | "not ready" | "failing" | "blocked" => Tone::Bad,
+        "stopped" | "drained" | "expired" | "cancelled" | "off" => Tone::Faint,
         _ => Tone::Plain,
     };
     Cell { text, tone }

@@ -11,6 +11,7 @@ mod aliases;
 mod change;
 mod chat;
 mod deploy;
+mod edge;
 mod errors;
 mod events;
 mod exec;

@@ -13,6 +13,8 @@ use crate::domain::route::GateState;
 use crate::http::api::error::refuse;
 use crate::metrics::Page;
 
+mod edge;
+
 pub(super) fn configure(cfg: &mut web::ServiceConfig) {
     cfg.service(web::resource("/metrics").route(web::get().to(show)));
 }
@@ -38,6 +40,7 @@ fn page(system: &System) -> Page {
     routes(&mut page, system);
     actors(&mut page, system);
     store(&mut page, system);
+    edge::put(&mut page, system);
     let dropped = float(access::dropped_total());
     page.counter(
         "nebula_gateway_access_log_dropped_total",
