@@ -183,7 +183,11 @@ impl Machine {
             seen: now,
             pauses: 0,
         };
-        for node in nodes {
+        // Whoever has a name below this domain keeps it; names below another one, which it was before, make way.
+        let (settled, movers): (Vec<_>, Vec<_>) =
+            nodes.into_iter().partition(|node| machine.label(&node.subdomain).is_some());
+        for mut node in settled.into_iter().chain(movers) {
+            node.subdomain = machine.settled_subdomain(&node);
             let id = node.id.clone();
             let awaited = node.presence == Presence::Expected;
             machine.insert(node, None);
@@ -402,8 +406,27 @@ impl Machine {
     }
 
     fn free_subdomain(&self, id: &NodeId) -> String {
-        let full = |label: &str| format!("{label}.{}", self.domain);
-        full(&subdomain_label(id, |label| self.subdomains.contains(&full(label))))
+        self.full(&subdomain_label(id, |label| self.subdomains.contains(&self.full(label))))
+    }
+
+    /// A remembered node's name below the domain as it is now: with the first label that it had, if that is free.
+    fn settled_subdomain(&self, node: &Node) -> String {
+        if self.label(&node.subdomain).is_some() {
+            return node.subdomain.clone();
+        }
+        let same = self.full(node.subdomain.split('.').next().unwrap_or_default());
+        let is_free = self.label(&same).is_some() && !self.subdomains.contains(&same);
+        if is_free { same } else { self.free_subdomain(&node.id) }
+    }
+
+    fn full(&self, label: &str) -> String {
+        format!("{label}.{}", self.domain)
+    }
+
+    /// The one label of a name directly below the domain.
+    fn label<'a>(&self, name: &'a str) -> Option<&'a str> {
+        let label = name.strip_suffix(&self.domain)?.strip_suffix('.')?;
+        (!label.is_empty() && !label.contains('.')).then_some(label)
     }
 }
 

@@ -128,6 +128,39 @@ fn two_nodes_never_share_a_subdomain_and_a_forgotten_one_is_free_again() {
 }
 
 #[test]
+fn remembered_names_follow_the_domain_and_keep_their_label() {
+    let ids = ["550e8400-e29b-41d4-a716-446655440000", "550e8400-0000-41d4-a716-446655440000", "n1", "n2"];
+    let mut machine = load(Vec::new());
+    ids.into_iter().for_each(|name| {
+        register(&mut machine, registration(name), 5);
+    });
+    let stored: Vec<Node> = machine.nodes().map(|update| update.node).collect();
+    let loaded = |domain: &str, nodes: &[Node]| -> BTreeMap<String, String> {
+        let machine = Machine::load(TIMING, domain.to_owned(), nodes.to_vec(), at(0));
+        machine.nodes().map(|NodeUpdate { node, .. }| (node.id.to_string(), node.subdomain)).collect()
+    };
+    let before = loaded("example.com", &stored);
+    assert_eq!(before, stored.iter().map(|node| (node.id.to_string(), node.subdomain.clone())).collect());
+    for domain in ["gw.example.org", "sub.example.com", "com"] {
+        let after = loaded(domain, &stored);
+        for (name, was) in &before {
+            let label = was.split('.').next().expect("a label");
+            assert_eq!(after[name], format!("{label}.{domain}"));
+        }
+    }
+    // Names that came from two domains, or from none, do not meet.
+    let mut mixed = stored;
+    for (node, name) in mixed.iter_mut().zip(["n.example.com", "n.other.org", "n.gw.org", ""]) {
+        node.subdomain = name.to_owned();
+    }
+    let after = loaded("gw.org", &mixed);
+    assert_eq!(after[mixed[2].id.as_str()], "n.gw.org", "who is there already stays");
+    let names: BTreeSet<&String> = after.values().collect();
+    assert_eq!(names.len(), ids.len(), "{after:?}");
+    assert!(names.iter().all(|name| name.ends_with(".gw.org") && !name.starts_with('.')), "{after:?}");
+}
+
+#[test]
 fn a_new_registration_replaces_what_the_agent_says_and_keeps_what_nebula_and_the_operator_said() {
     let mut machine = with_one("n1");
     let before = node(&machine, "n1");
