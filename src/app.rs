@@ -55,12 +55,22 @@ pub struct App {
     _watchdog: Watchdog,
 }
 
+/// Checks of a configuration what only its users know; nothing is made, opened or sent.
+///
+/// # Errors
+/// `Config`: nebulad would not start with it.
+pub fn check(config: &Config) -> Result<(), Fatal> {
+    edges::of(config, SocketAddr::new(config.bind, config.http_port)).map(drop)
+}
+
 impl App {
     /// Starts everything. When this resolves, requests are answered.
     ///
     /// # Errors
-    /// When the data directory cannot be used, a port is taken, or a core actor cannot be built.
+    /// When the configuration cannot be, the data directory cannot be used, a port is taken, or a core actor cannot be
+    /// built.
     pub async fn start(config: Config) -> Result<Self, Fatal> {
+        check(&config)?;
         sockets::allow_many_files();
         for warning in &config.warnings {
             tracing::warn!(warning, "configuration");

@@ -33,6 +33,7 @@ fn run(cli: Cli) -> Result<(), Fatal> {
         }
         Some(Command::CheckConfig) => {
             let config = Config::try_from(cli.flags)?;
+            app::check(&config)?;
             for warning in &config.warnings {
                 eprintln!("warning: {warning}");
             }

@@ -41,7 +41,7 @@ fn wanted<'a>(nodes: impl IntoIterator<Item = (&'a str, SocketAddr)>) -> Arc<Wan
     let site = |(label, address): (&str, SocketAddr)| {
         (format!("{label}.{DOMAIN}"), address.to_string().parse().expect("an address"))
     };
-    Arc::new(Wanted { sites: nodes.into_iter().map(site).collect(), may_remove: true })
+    Arc::new(Wanted { sites: nodes.into_iter().map(site).collect(), may_remove: true, ..Wanted::default() })
 }
 
 /// An address of this machine with a port that was free a moment ago, below those from which the system takes the ports

@@ -4,7 +4,7 @@
 //! * Persists: nothing. What is wanted follows from the nodes, what is there is asked of the edge.
 //! * Talks to: the edge, through its port, in futures beside the mailbox. Nobody waits for it: not the registry, no
 //!   session, no deployment.
-//! * Timers: one, for the next round or probe.
+//! * Timers: one, for the next round or probe; another, once, for the moment from which all that is not wanted may go.
 //! * On crash: begins anew, after a pause, with the book as it is; what it has changed is still there.
 //!
 //! Each call has a deadline of its own here, whatever the port promises. Rounds come one at a time; a few plans may be
@@ -43,8 +43,9 @@ pub use self::sites::SiteBook;
 /// The supervisor of both edges.
 pub const PARENT: &str = "/edge";
 
-/// How long a round may take.
-pub const ROUND_DEADLINE: Duration = Duration::from_secs(120);
+/// How long a round may take. What it asks of the edge has shorter deadlines, each by itself; but a large DNS zone is
+/// read page by page, for some minutes when plans are made meanwhile.
+pub const ROUND_DEADLINE: Duration = Duration::from_secs(300);
 /// How long a probe may take.
 pub const PROBE_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a plan may take: a DNS zone with thousands of records is read page by page.
@@ -176,6 +177,19 @@ impl EdgeActor {
         }));
     }
 
+    /// Some time after nebulad's start more may be removed than before, which is a change as well.
+    fn follow_settling(&self, ctx: &mut Context<Self>) {
+        let wait = self.system.sites.settles_in();
+        if !wait.is_zero() {
+            ctx.run_later(wait + TIMER_SLACK, |edge, ctx| {
+                let _turn = edge.cell.timer_turn("timer: more names may be given up");
+                if edge.system.sites.is_filled() {
+                    edge.drive(Event::Changed, ctx);
+                }
+            });
+        }
+    }
+
     fn arm(&mut self, ctx: &mut Context<Self>) {
         let next = self.machine.next_timer();
         if self.timer.as_ref().map(|(at, _)| *at) == next {
@@ -253,6 +267,7 @@ impl Actor for EdgeActor {
         if known {
             self.drive(Event::Changed, ctx);
         }
+        self.follow_settling(ctx);
     }
 }
 
@@ -307,7 +322,7 @@ fn not_used(kind: Kind) -> Error {
 }
 
 impl System {
-    /// What the edges should be now. What is there and not wanted stays while the store may have forgotten nodes.
+    /// What the edges should be now. What is there and not wanted stays while the store is known to have a gap.
     fn wanted(&self) -> Arc<crate::domain::edge::Wanted> {
         self.sites.wanted(!self.caution.holds())
     }

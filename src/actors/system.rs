@@ -226,7 +226,7 @@ impl System {
             usage_actor: Handle::new(tree.clone()),
             drains: Handle::new(tree.clone()),
             edges: Handle::new(tree.clone()),
-            sites: Arc::default(),
+            sites: Arc::new(SiteBook::new(tree.clock(), tree.clock().now().plus(timing.restart_grace))),
             keys: Arc::default(),
             usage: Arc::default(),
             dispatch: Arc::default(),

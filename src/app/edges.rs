@@ -56,7 +56,28 @@ fn callable(address: SocketAddr) -> SocketAddr {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+    use nebula_core::exit::Exit;
+
     use super::*;
+    use crate::config::Cli;
+
+    #[test]
+    fn a_caddy_that_is_to_serve_on_its_admin_port_is_refused_before_anything_is_made() {
+        let checked = |listen: &str| {
+            let args = ["nebulad", "--caddy-admin-url", "http://localhost:2019", "--caddy-listen", listen];
+            let config = Config::try_from(Cli::try_parse_from(args).expect("parsed").flags).expect("valid");
+            crate::app::check(&config)
+        };
+        for listen in [":2019", "127.0.0.1:2019", "0.0.0.0:2019"] {
+            let refused = checked(listen).expect_err(listen);
+            assert_eq!(refused.exit, Exit::Config);
+            assert!(refused.message.contains(listen) && refused.hint.is_some(), "{}", refused.message);
+        }
+        for listen in [":443", "192.0.2.1:2019"] {
+            checked(listen).expect(listen);
+        }
+    }
 
     #[test]
     fn caddy_is_told_an_address_that_can_be_called() {

@@ -73,6 +73,8 @@ pub struct DevArgs {
     pub runtime: Option<String>,
 }
 
+/// Nodes get their host names below this domain unless it is said.
+pub(super) const GATEWAY_DOMAIN: &str = "gateway.nebulactl.com";
 /// What Caddy's server listens on unless it is said.
 pub(super) const CADDY_LISTEN: &str = ":443";
 /// AWS region unless it is said.
@@ -111,7 +113,7 @@ pub struct Flags {
     #[arg(long, env = "NEBULAD_CADDY_LISTEN", default_value = CADDY_LISTEN, global = true)]
     pub caddy_listen: String,
     /// Nodes get their host names below this domain
-    #[arg(long, env = "NEBULAD_GATEWAY_DOMAIN", default_value = "gateway.nebulactl.com", global = true)]
+    #[arg(long, env = "NEBULAD_GATEWAY_DOMAIN", default_value = GATEWAY_DOMAIN, global = true)]
     pub gateway_domain: String,
     /// A node that is silent for this long is offline
     #[arg(long, env = "NEBULAD_HEARTBEAT_TIMEOUT", default_value = "90", value_parser = duration::parse, global = true)]
@@ -137,8 +139,8 @@ pub struct Flags {
     /// AWS region
     #[arg(long, env = "NEBULAD_ROUTE53_REGION", default_value = ROUTE53_REGION, global = true)]
     pub route53_region: String,
-    /// TTL of DNS records, in seconds
-    #[arg(long, env = "NEBULAD_ROUTE53_TTL", default_value_t = ROUTE53_TTL, global = true)]
+    /// TTL of DNS records
+    #[arg(long, env = "NEBULAD_ROUTE53_TTL", default_value_t = ROUTE53_TTL, value_parser = whole_seconds, global = true)]
     pub route53_ttl: u32,
     /// Another Route 53 endpoint
     #[arg(long, env = "NEBULAD_ROUTE53_ENDPOINT_URL", global = true)]
@@ -220,4 +222,11 @@ impl Flags {
             }
         }
     }
+}
+
+/// A duration as all other flags take it, in whole seconds.
+fn whole_seconds(text: &str) -> Result<u32, String> {
+    let time = duration::parse(text).map_err(|error| error.to_string())?;
+    let seconds = u32::try_from(time.as_secs()).ok().filter(|_| time.subsec_nanos() == 0);
+    seconds.ok_or_else(|| format!("\"{text}\" are no whole seconds, or too many"))
 }

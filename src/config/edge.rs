@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use nebula_core::address::{HostPort, is_domain_name, is_loopback_host};
 use nebula_core::token::Secret;
 
-use super::cli::{CADDY_LISTEN, Flags, ROUTE53_REGION, ROUTE53_TTL};
+use super::cli::{CADDY_LISTEN, Flags, GATEWAY_DOMAIN, ROUTE53_REGION, ROUTE53_TTL};
 
 /// The longest life of a record that Route 53 takes, in seconds.
 const TTL_SECONDS_MAX: u32 = i32::MAX.unsigned_abs();
@@ -109,6 +109,13 @@ pub(super) fn check(
     let domain = &flags.gateway_domain;
     if !is_domain_name(domain) || !domain.contains('.') || domain.parse::<IpAddr>().is_ok() {
         found.wrong.push(format!("--gateway-domain \"{domain}\" is no domain name"));
+    }
+    let is_used = flags.caddy_admin_url.is_some() || flags.route53_hosted_zone_id.is_some();
+    if is_used && domain == GATEWAY_DOMAIN {
+        found.warnings.push(format!(
+            "--gateway-domain is {domain} unless you say another one: for a domain that is not yours no name is found \
+             and no certificate is given"
+        ));
     }
     without_partner(flags, found.warnings);
     (caddy(flags, bind, found), route53(flags, found))

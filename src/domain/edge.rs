@@ -3,7 +3,7 @@
 //! Wanted is a host name per node, which leads to the agent's proxy. What is at the edge already (routes of a reverse
 //! proxy, DNS records) is compared with that; [`Differences`] is what is still to be done.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use nebula_core::address::HostPort;
 use serde::Serialize;
@@ -13,8 +13,19 @@ use serde::Serialize;
 pub struct Wanted {
     /// By full host name, in lower case, without a dot at the end: where the agent's proxy listens.
     pub sites: BTreeMap<String, HostPort>,
-    /// Whether what is at the edge and not wanted may be removed. Not while the store may have forgotten nodes.
+    /// Whether everything of ours that is at the edge and not wanted may be removed. Not while the store may have
+    /// forgotten nodes.
     pub may_remove: bool,
+    /// Names that may be removed all the same: their nodes are known to be gone.
+    pub gone: BTreeSet<String>,
+}
+
+impl Wanted {
+    /// Whether the name of a node may be removed that is at the edge and not wanted.
+    #[must_use]
+    pub fn may_go(&self, host: &str) -> bool {
+        self.may_remove || self.gone.contains(host)
+    }
 }
 
 /// What is done to one object at the edge.

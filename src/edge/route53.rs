@@ -18,7 +18,7 @@ use self::diff::{Aim, Plan, brief};
 use self::names::Names;
 use self::records::{Group, Op, Records};
 use self::trouble::{Doing, Failure};
-use crate::domain::edge::{Differences, EdgeError, Round, Wanted};
+use crate::domain::edge::{Differences, EdgeError, Round, Trouble, Wanted};
 use crate::ports::{BoxFuture, Edge};
 
 mod batch;
@@ -167,62 +167,65 @@ impl Edge for Route53 {
 
     fn plan(&self, wanted: Arc<Wanted>) -> BoxFuture<Result<Differences, EdgeError>> {
         let inner = Arc::clone(&self.inner);
-        Box::pin(async move { inner.plan(&wanted).await })
+        Box::pin(inner.plan(wanted))
     }
 
     fn reconcile(&self, wanted: Arc<Wanted>) -> BoxFuture<Result<Round, EdgeError>> {
         let inner = Arc::clone(&self.inner);
-        Box::pin(async move { inner.reconcile(&wanted).await })
+        Box::pin(inner.reconcile(wanted))
     }
 }
 
 impl Inner {
-    async fn plan(&self, wanted: &Wanted) -> Result<Differences, EdgeError> {
-        let known = self.list().await?;
-        let plan = self.compare(&known.records, wanted);
+    async fn plan(self: Arc<Self>, wanted: Arc<Wanted>) -> Result<Differences, EdgeError> {
+        let (_, plan) = self.compared(self.list().await?, &wanted).await?;
         if !plan.groups.is_empty() {
             // The next round shall see it, too.
             self.memory().is_stale = true;
         }
-        Ok(plan.into_differences())
+        aside(|| plan.into_differences()).await
     }
 
-    async fn reconcile(&self, wanted: &Wanted) -> Result<Round, EdgeError> {
-        let mut known = match self.take_known() {
-            Some(known) => known,
-            None => self.list().await?,
+    async fn reconcile(self: Arc<Self>, wanted: Arc<Wanted>) -> Result<Round, EdgeError> {
+        let (mut known, mut is_fresh) = match self.take_known() {
+            Some(known) => (known, false),
+            None => (self.list().await?, true),
         };
         for _ in 0..TRIES_MAX {
-            let mut plan = self.compare(&known.records, wanted);
-            if self.is_too_old_for(&known, &plan) {
-                known = self.list().await?;
-                plan = self.compare(&known.records, wanted);
+            let mut plan;
+            (known, plan) = self.compared(known, &wanted).await?;
+            // A listing of this round is as fresh as can be, however long it took.
+            if !is_fresh && self.is_too_old_for(&known, &plan) {
+                (known, plan) = self.compared(self.list().await?, &wanted).await?;
             }
             let batch: Vec<Group> = plan.groups.drain(..batch::fitting(&plan.groups)).collect();
             if batch.is_empty() {
-                return Ok(self.end_round(known, wanted, 0));
+                return self.end_round(known, plan, 0).await;
             }
             match self.zone.change(&batch).await {
                 Ok(()) => {
                     let ops = || batch.iter().flat_map(|group| &group.ops);
                     known.records.apply(ops());
-                    return Ok(self.end_round(known, wanted, ops().count()));
+                    let (known, plan) = self.compared(known, &wanted).await?;
+                    return self.end_round(known, plan, ops().count()).await;
                 }
-                Err(failure) => known = self.after_failure(&failure, known, &batch, wanted).await?,
+                Err(failure) => known = self.after_failure(&failure, known, batch, &wanted).await?,
             }
+            is_fresh = true;
         }
         // Both change sets were invalid, and what made them so was left out: the next round goes on from here.
-        Ok(self.end_round(known, wanted, 0))
+        let (known, plan) = self.compared(known, &wanted).await?;
+        self.end_round(known, plan, 0).await
     }
 
     /// A failed change set. When it was found invalid, what is there is listed again, and what is still invalid
     /// then is left alone for a while.
     async fn after_failure(
-        &self,
+        self: &Arc<Self>,
         failure: &Failure,
         known: Known,
-        batch: &[Group],
-        wanted: &Wanted,
+        batch: Vec<Group>,
+        wanted: &Arc<Wanted>,
     ) -> Result<Known, EdgeError> {
         let error = self.error(failure, Doing::Changing);
         let Some(text) = failure.invalid_batch() else {
@@ -231,22 +234,32 @@ impl Inner {
             }
             return Err(error);
         };
-        let known = self.list().await?;
-        let plan = self.compare(&known.records, wanted);
-        let is_as_before = |group: &&Group| plan.groups.contains(group);
-        let culprits: Vec<&Group> =
-            batch.iter().filter(|group| is_named(text, group)).filter(is_as_before).collect();
-        if culprits.is_empty() && batch.iter().all(|group| is_as_before(&group)) {
+        let (known, plan) = self.compared(self.list().await?, wanted).await?;
+        let said = text.to_owned();
+        let Some(culprits) = aside(move || culprits(&said, batch, &plan)).await? else {
             self.memory().known = Some(known);
             return Err(error);
-        }
+        };
         let at = self.clock.now();
         let why = format!("route 53 does not take it: {}", brief(text));
-        let refused = culprits
-            .into_iter()
-            .map(|group| (group.host.clone(), Refused { ops: group.ops.clone(), why: why.clone(), at }));
+        let refused =
+            culprits.into_iter().map(|group| (group.host, Refused { ops: group.ops, why: why.clone(), at }));
         self.memory().refused.extend(refused);
         Ok(known)
+    }
+
+    /// Compares beside the others on this thread: with thousands of nodes it takes some hundredths of a second.
+    async fn compared(
+        self: &Arc<Self>,
+        known: Known,
+        wanted: &Arc<Wanted>,
+    ) -> Result<(Known, Plan), EdgeError> {
+        let (inner, wanted) = (Arc::clone(self), Arc::clone(wanted));
+        aside(move || {
+            let plan = inner.compare(&known.records, &wanted);
+            (known, plan)
+        })
+        .await
     }
 
     fn compare(&self, records: &Records, wanted: &Wanted) -> Plan {
@@ -261,10 +274,10 @@ impl Inner {
         plan
     }
 
-    fn end_round(&self, known: Known, wanted: &Wanted, changed: usize) -> Round {
-        let plan = self.compare(&known.records, wanted);
+    async fn end_round(&self, known: Known, plan: Plan, changed: usize) -> Result<Round, EdgeError> {
+        let (observed, left) = (plan.observed, aside(|| plan.into_differences()).await?);
         self.memory().known = Some(known);
-        Round { observed: plan.observed, changed, left: plan.into_differences() }
+        Ok(Round { observed, changed, left })
     }
 
     /// What is known, if it is still good; until it is put back nothing is known.
@@ -296,6 +309,25 @@ impl Inner {
     fn memory(&self) -> MutexGuard<'_, Memory> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Work that takes its time, on another thread.
+async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, EdgeError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| EdgeError {
+        trouble: Trouble::Busy,
+        message: format!("route 53: the records could not be compared: {error}"),
+        hint: String::new(),
+    })
+}
+
+/// The changes of an invalid set that it names and that are planned still. Nothing when another try would be the same.
+fn culprits(text: &str, batch: Vec<Group>, plan: &Plan) -> Option<Vec<Group>> {
+    let planned: BTreeMap<&str, &Group> =
+        plan.groups.iter().map(|group| (group.host.as_str(), group)).collect();
+    let is_as_before = |group: &Group| planned.get(group.host.as_str()) == Some(&group);
+    let (as_before, others): (Vec<_>, Vec<_>) = batch.into_iter().partition(is_as_before);
+    let named: Vec<Group> = as_before.into_iter().filter(|group| is_named(text, group)).collect();
+    (!named.is_empty() || !others.is_empty()).then_some(named)
 }
 
 /// Whether a text of Route 53 speaks of a record of this group.

@@ -131,7 +131,7 @@ impl Fake {
                 Some(_) => {}
             }
         }
-        let gone = there.keys().filter(|name| wanted.may_remove && !wanted.sites.contains_key(*name));
+        let gone = there.keys().filter(|name| wanted.may_go(name) && !wanted.sites.contains_key(*name));
         changes.extend(gone.map(|name| change(Verb::Remove, name, String::new())));
         let mut differences = Differences { changes, blocked: Vec::new() };
         if let Mood::Blocks(name) = self.mood() {

@@ -34,6 +34,7 @@ def test_a_bad_flag(group, program):
         (("--heartbeat-timeout", "10", "--default-heartbeat-interval", "30"), "--heartbeat-timeout"),
         (("--gateway-domain", "not a domain"), "not a domain"),
         (("--bind", "0.0.0.0"), "0.0.0.0"),
+        (("--caddy-admin-url", "http://localhost:2019", "--caddy-listen", ":2019"), "--caddy-listen :2019"),
     ],
 )
 def test_a_configuration_that_makes_no_sense(group, tmp_path, flags, part):

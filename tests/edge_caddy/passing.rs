@@ -54,7 +54,11 @@ impl World {
     }
 
     async fn get(&self, host: &str) -> (u16, Value) {
-        let answer = soon("an answer", self.request("GET", "/hello", host).send()).await.expect("an answer");
+        self.get_path("/hello", host).await
+    }
+
+    async fn get_path(&self, path: &str, host: &str) -> (u16, Value) {
+        let answer = soon("an answer", self.request("GET", path, host).send()).await.expect("an answer");
         assert!(!answer.headers().contains_key("location"), "no redirect");
         let status = answer.status().as_u16();
         (status, answer.json().await.expect("JSON"))
@@ -102,6 +106,20 @@ async fn names_lead_to_their_upstreams() {
         assert_eq!((status, &answer["error"]["code"]), (404, &json!("unknown_host")), "{host}: {answer}");
         assert_eq!(answer["error"]["message"], "there is nothing at this name");
     }
+    for path in
+        ["/metrics", "/metrics/", "/metrics/x", "/METRICS", "/%6detrics", "//metrics", "/a/../metrics"]
+    {
+        let (status, answer) = world.get_path(path, DOMAIN).await;
+        assert_eq!((status, &answer["error"]["code"]), (404, &json!("unknown_host")), "{path}: {answer}");
+    }
+    for path in ["/metricsx", "/v1/metrics", "/api/v1/nodes?x=/metrics"] {
+        assert_eq!(world.get_path(path, DOMAIN).await.1["name"], "gateway", "{path}");
+    }
+    assert_eq!(
+        world.get_path("/metrics", &format!("one.{DOMAIN}")).await.1["name"],
+        "one",
+        "a node's own affair"
+    );
     world.reach([("two", world.two.address)]).await;
     assert_eq!(world.get(&format!("one.{DOMAIN}")).await.0, 404, "it is gone");
     world.reach([("one", world.two.address), ("two", world.two.address)]).await;

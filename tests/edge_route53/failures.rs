@@ -9,11 +9,14 @@ use nebulad::ports::Edge as _;
 use crate::zone::{Fault, Zone};
 use crate::{A, B, DOMAIN, RIGHT, edge, failed, options, round, wanted};
 
+/// It goes on, and does not say where.
+const ENDLESS: &str = "<ListResourceRecordSetsResponse><ResourceRecordSets/><IsTruncated>true</IsTruncated>\
+                       <MaxItems>300</MaxItems></ListResourceRecordSetsResponse>";
 const HTML: &str = "<!DOCTYPE html><html><body>Please log in</body></html>";
 
 #[tokio::test]
 async fn each_failure_to_list_is_named_and_gets_well() {
-    let cases: [(Fault, Trouble, &str, &str); 14] = [
+    let cases: [(Fault, Trouble, &str, &str); 15] = [
         (Fault::Error(400, "Throttling", "Rate exceeded"), Busy, "Throttling: Rate exceeded", ""),
         (
             Fault::Error(403, "AccessDenied", "User: arn x"),
@@ -31,6 +34,12 @@ async fn each_failure_to_list_is_named_and_gets_well() {
         (Fault::Raw(403, HTML), Unreachable, "answers, but not as Route 53 does (HTTP 403)", "endpoint-url"),
         (Fault::Raw(302, ""), Unreachable, "answers, but not as Route 53 does (HTTP 302)", "endpoint-url"),
         (Fault::Truncated, Unreachable, "answers, but not as Route 53 does (HTTP 200)", "endpoint-url"),
+        (
+            Fault::Raw(200, ENDLESS),
+            Unreachable,
+            "answers, but not as Route 53 does (HTTP 200)",
+            "endpoint-url",
+        ),
         (Fault::Cut, Unreachable, "answers, but not as Route 53 does (HTTP 200)", "endpoint-url"),
         (Fault::Reset, Unreachable, "no connection", "network"),
     ];

@@ -69,7 +69,7 @@ pub enum Effect {
 pub enum Notice {
     /// The edge is as it should be after so many objects were changed.
     InSync(usize),
-    /// It begins to fail.
+    /// It begins to fail, or to refuse where it failed otherwise.
     Failing(EdgeError),
     /// It is well again after so many failed rounds.
     Well(u32),
@@ -310,7 +310,12 @@ impl Machine {
         self.due = Some(self.not_before.max(now.plus(pause)));
         let away = picture.circuit_open && error.trouble == Trouble::Unreachable;
         self.probe_due = away.then(|| self.next_probe(began, now, chance));
-        let notice = first.then(|| Effect::Notice(Notice::Failing(error.clone())));
+        let turned = |(before, _): &(EdgeError, Tick)| {
+            error.trouble == Trouble::Refused && before.trouble != Trouble::Refused
+        };
+        // That a person must do something is told even if it failed before because it was away.
+        let is_news = first || self.picture.last_error.as_ref().is_some_and(turned);
+        let notice = is_news.then(|| Effect::Notice(Notice::Failing(error.clone())));
         self.picture.last_error = Some((error, now));
         notice.into_iter().collect()
     }

@@ -4,6 +4,7 @@ use nebula_core::exit::Fatal;
 use crate::config::{Cli, Config};
 
 const ZONE: [&str; 4] = ["--route53-hosted-zone-id", "Z0123456789ABC", "--gateway-ip", "10.0.0.1"];
+const DOMAIN: [&str; 2] = ["--gateway-domain", "gateway.example.com"];
 
 fn config(args: &[&str]) -> Result<Config, Fatal> {
     let cli = Cli::try_parse_from(std::iter::once("nebulad").chain(args.iter().copied())).expect("parsed");
@@ -12,11 +13,11 @@ fn config(args: &[&str]) -> Result<Config, Fatal> {
 
 /// With these flags beside those of a zone.
 fn zone_and(args: &[&str]) -> Result<Config, Fatal> {
-    config(&[&ZONE, args].concat())
+    config(&[&ZONE[..], &DOMAIN, args].concat())
 }
 
 fn caddy_at<'a>(url: &'a str, args: &[&'a str]) -> Result<Config, Fatal> {
-    config(&[&["--caddy-admin-url", url], args].concat())
+    config(&[&["--caddy-admin-url", url], &DOMAIN[..], args].concat())
 }
 
 fn message(refused: Result<Config, Fatal>) -> String {
@@ -152,6 +153,27 @@ fn a_zone_is_read() {
 }
 
 #[test]
+fn an_edge_for_a_domain_that_nobody_gave_is_warned_of() {
+    for args in [&["--caddy-admin-url", "http://localhost:2019"][..], &ZONE] {
+        let warnings = config(args).expect("valid").warnings;
+        assert!(warnings.len() == 1 && warnings[0].contains("--gateway-domain"), "{warnings:?}");
+        assert_eq!(config(&[args, &DOMAIN].concat()).expect("valid").warnings, Vec::<String>::new());
+    }
+}
+
+#[test]
+fn a_ttl_is_a_time_like_others() {
+    for (text, seconds) in [("60", 60), ("60s", 60), ("5m", 300), ("1h", 3_600)] {
+        let config = zone_and(&["--route53-ttl", text]).expect(text);
+        assert_eq!(config.route53.expect("managed").ttl_seconds, seconds, "{text}");
+    }
+    for text in ["1500ms", "-1", "long", "60000d", ""] {
+        let args = ["nebulad", "--route53-ttl", text];
+        assert!(Cli::try_parse_from(args).is_err(), "{text}");
+    }
+}
+
+#[test]
 fn a_zones_id_is_taken_in_every_form() {
     for id in ["Z123", "/hostedzone/Z123", "hostedzone/Z123"] {
         let config = config(&["--route53-hosted-zone-id", id, "--gateway-ip", "192.0.2.1"]).expect(id);
@@ -187,7 +209,8 @@ fn what_records_cannot_hold_is_refused() {
         assert!(!message.contains(';'), "one thing is wrong: {message}");
     }
     for ip in ["10.0.0.1", "127.0.0.1", "192.168.1.9", "203.0.113.7"] {
-        let config = config(&["--route53-hosted-zone-id", "Z1", "--gateway-ip", ip]).expect(ip);
+        let args = [&["--route53-hosted-zone-id", "Z1", "--gateway-ip", ip], &DOMAIN[..]].concat();
+        let config = config(&args).expect(ip);
         assert_eq!(config.warnings, Vec::<String>::new(), "{ip}");
     }
 }

@@ -11,6 +11,7 @@ use reqwest::redirect::Policy;
 use reqwest::{Body, Client, RequestBuilder, StatusCode, Url};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+use tokio::task::spawn_blocking;
 
 use super::diff::{Method, SERVERS_PATH, Write};
 use super::listen::Listener;
@@ -71,6 +72,8 @@ struct Answer {
     headers: HeaderMap,
     trailers: HeaderMap,
     text: String,
+    /// Whether it was found to be JSON.
+    is_json: bool,
 }
 
 /// Why there is no whole answer.
@@ -153,7 +156,8 @@ impl Admin {
             Err(Failure::Away(why) | Failure::Broken(why)) => return Err(words::away(shown, &why)),
             Err(Failure::TooLarge) => return Err(words::nonsense(shown, &too_large())),
         };
-        if answer.status == StatusCode::OK && serde_json::from_str::<IgnoredAny>(&answer.text).is_ok() {
+        let answer = answer.checked().await;
+        if answer.status == StatusCode::OK && answer.is_json {
             let etag = answer.etag();
             return Ok(Some((answer.text, etag)));
         }
@@ -210,6 +214,17 @@ impl Admin {
 }
 
 impl Answer {
+    /// Looks whether it is JSON. Of thousands of nodes that takes some milliseconds, which others need not wait for.
+    async fn checked(mut self) -> Self {
+        let text = std::mem::take(&mut self.text);
+        let checked = spawn_blocking(move || {
+            let is_json = serde_json::from_str::<IgnoredAny>(&text).is_ok();
+            (text, is_json)
+        });
+        (self.text, self.is_json) = checked.await.unwrap_or_default();
+        self
+    }
+
     /// Caddy 2.6 sends it behind the body, as it is only known then.
     fn etag(&self) -> Option<String> {
         let etag = self.trailers.get(ETAG).or_else(|| self.headers.get(ETAG))?;
@@ -255,7 +270,7 @@ async fn exchange(request: RequestBuilder) -> Result<Answer, Failure> {
     }
     // What is no text is no JSON either, and is told by its status and type.
     let text = String::from_utf8(bytes).unwrap_or_default();
-    Ok(Answer { status, headers, trailers, text })
+    Ok(Answer { status, headers, trailers, text, is_json: false })
 }
 
 /// The innermost reason, as the outer ones repeat the URL or say little.

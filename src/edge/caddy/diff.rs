@@ -59,6 +59,30 @@ enum Home<'a> {
     Adopted(&'a Server<'a>),
 }
 
+/// Which routes that are not wanted stay all the same.
+struct Kept<'a> {
+    may_remove: bool,
+    /// The marks of nodes' routes that may be removed in any case.
+    gone: HashSet<String>,
+    /// The marks of the routes that are to be in the server that is ours.
+    wanted: HashSet<&'a str>,
+}
+
+impl<'a> Kept<'a> {
+    fn new(wanted: &Wanted, site: &Site, rendered: &'a [Ours]) -> Self {
+        Self {
+            may_remove: wanted.may_remove,
+            gone: wanted.gone.iter().map(|host| render::node_id(site, host)).collect(),
+            wanted: rendered.iter().map(|ours| ours.id.as_str()).collect(),
+        }
+    }
+
+    /// Whether this one must stay: it is not there a second time, and its node may live.
+    fn holds(&self, id: &str) -> bool {
+        render::is_node(id) && !self.may_remove && !self.gone.contains(id) && !self.wanted.contains(id)
+    }
+}
+
 /// A route in its place in the new list.
 struct Piece<'a> {
     ours: Option<&'a str>,
@@ -76,10 +100,10 @@ pub(crate) fn diff(seen: &Seen<'_>, wanted: &Wanted, site: &Site) -> Result<Step
         let why = words::why_taken(server, &site.listen);
         step.differences.blocked.push(Blocked { name: site.listen.clone(), why });
     }
-    settle_home(&home, wanted, site, &mut step);
-    if wanted.may_remove {
-        clear_others(seen, &home, &mut step);
-    }
+    let rendered = render_all(&home, wanted, site);
+    let kept = Kept::new(wanted, site, &rendered);
+    settle_home(&home, &rendered, &kept, site, &mut step);
+    clear_others(seen, &home, &kept, &mut step);
     step.differences.changes.sort_by(|a, b| (&a.name, a.kind).cmp(&(&b.name, b.kind)));
     Ok(step)
 }
@@ -138,11 +162,10 @@ impl<'a> Home<'a> {
 }
 
 /// Compares the server that our routes are to be in.
-fn settle_home(home: &Home<'_>, wanted: &Wanted, site: &Site, step: &mut Step) {
-    let rendered = render_all(home, wanted, site);
+fn settle_home(home: &Home<'_>, rendered: &[Ours], kept: &Kept<'_>, site: &Site, step: &mut Step) {
     let routes = home.server().map_or(&[][..], |server| &server.routes);
-    let list = arrange(home, &rendered, wanted.may_remove);
-    let mut changes = compare_routes(routes, &rendered, wanted.may_remove);
+    let list = arrange(home, rendered, kept);
+    let mut changes = compare_routes(routes, rendered, kept);
     let in_order =
         || list.iter().map(|piece| piece.ours).eq(routes.iter().map(|route| route.ours.as_deref()));
     let change = |verb, to: &str| server_change(verb, home.key(), to);
@@ -180,7 +203,7 @@ fn render_all(home: &Home<'_>, wanted: &Wanted, site: &Site) -> Vec<Ours> {
 }
 
 /// What is to be done to single routes.
-fn compare_routes(routes: &[Route<'_>], rendered: &[Ours], may_remove: bool) -> Vec<Change> {
+fn compare_routes(routes: &[Route<'_>], rendered: &[Ours], kept: &Kept<'_>) -> Vec<Change> {
     let mut there: HashMap<&str, Vec<&Route<'_>>> = HashMap::new();
     for route in routes {
         if let Some(id) = route.ours.as_deref() {
@@ -196,7 +219,7 @@ fn compare_routes(routes: &[Route<'_>], rendered: &[Ours], may_remove: bool) -> 
         };
         changes.push(Change { verb, kind: "route", name: ours.name.clone(), to: ours.to.clone() });
     }
-    let too_many = there.into_iter().filter(|(id, _)| may_remove || !render::is_node(id));
+    let too_many = there.into_iter().filter(|(id, _)| !kept.holds(id));
     changes.extend(too_many.flat_map(|(_, routes)| routes).map(removal));
     changes
 }
@@ -211,8 +234,7 @@ fn server_change(verb: Verb, key: &str, to: &str) -> Change {
 }
 
 /// The new list of routes. What may not be removed yet goes on as it is, behind the nodes that are wanted.
-fn arrange<'a>(home: &Home<'a>, rendered: &'a [Ours], may_remove: bool) -> Vec<Piece<'a>> {
-    let wanted: HashSet<&str> = rendered.iter().map(|ours| ours.id.as_str()).collect();
+fn arrange<'a>(home: &Home<'a>, rendered: &'a [Ours], kept: &Kept<'_>) -> Vec<Piece<'a>> {
     let (last, first) = match rendered.split_last() {
         Some((last, first)) if !home.is_adopted() => (Some(last), first),
         _ => (None, rendered),
@@ -220,8 +242,7 @@ fn arrange<'a>(home: &Home<'a>, rendered: &'a [Ours], may_remove: bool) -> Vec<P
     let piece = |ours: &'a Ours| Piece { ours: Some(&ours.id), text: &ours.text };
     let mut list: Vec<Piece<'a>> = first.iter().map(piece).collect();
     if let Some(server) = home.server() {
-        let kept = |id: &str| !may_remove && render::is_node(id) && !wanted.contains(id);
-        let kept = server.ours().filter(|(id, _)| kept(id));
+        let kept = server.ours().filter(|(id, _)| kept.holds(id));
         list.extend(kept.map(|(id, route)| Piece { ours: Some(id), text: route.text }));
         list.extend(server.foreign().map(|text| Piece { ours: None, text }));
     }
@@ -230,19 +251,22 @@ fn arrange<'a>(home: &Home<'a>, rendered: &'a [Ours], may_remove: bool) -> Vec<P
 }
 
 /// Removes what is ours from servers that are not, one write at a time.
-fn clear_others(seen: &Seen<'_>, home: &Home<'_>, step: &mut Step) {
+fn clear_others(seen: &Seen<'_>, home: &Home<'_>, kept: &Kept<'_>, step: &mut Step) {
+    let goes = |route: &Route<'_>| route.ours.as_deref().is_some_and(|id| !kept.holds(id));
     let others = seen.servers.iter().filter(|server| server.key != home.key() && is_addressable(&server.key));
     for server in others {
         let was_ours = server.key == SERVER_KEY && server.id.as_deref() == Some(SERVER_ID);
-        let mut changes: Vec<Change> = server.ours().map(|(_, route)| removal(route)).collect();
+        let mut changes: Vec<Change> =
+            server.routes.iter().filter(|route| goes(route)).map(removal).collect();
         let path = path_of(&server.key);
-        let write = if was_ours && server.foreign().next().is_none() {
+        let write = if was_ours && changes.len() == server.routes.len() {
             changes.push(server_change(Verb::Remove, &server.key, ""));
             Write { method: Method::Delete, path, body: String::new(), changes: changes.len() }
         } else if changes.is_empty() {
             continue;
         } else {
-            let (path, body) = (format!("{path}/routes"), join(server.foreign()));
+            let stays = server.routes.iter().filter(|route| !goes(route)).map(|route| route.text);
+            let (path, body) = (format!("{path}/routes"), join(stays));
             Write { method: Method::Patch, path, body, changes: changes.len() }
         };
         step.write.get_or_insert(write);

@@ -18,6 +18,9 @@ const GATEWAY_ID: &str = "nebula-gateway";
 const UNKNOWN_ID: &str = "nebula-unknown";
 const NODE_PREFIX: &str = "nebula-node-";
 
+/// What the gateway's name does not show: nebulad gives it to everybody who can reach its port.
+const INSIDE_ONLY: [&str; 2] = ["/metrics", "/metrics/*"];
+
 /// How long Caddy tries to connect to a node, in its own words. Nothing limits how long a node may take to answer.
 const DIAL_TIMEOUT: &str = "3s";
 
@@ -60,12 +63,13 @@ pub(crate) fn is_node(id: &str) -> bool {
 /// The route of the gateway's own name.
 pub(crate) fn gateway(site: &Site) -> Ours {
     let dial = dialled(site.gateway).to_string();
-    proxy(GATEWAY_ID.to_owned(), &site.domain, dial)
+    let matcher = json!({"host": [site.domain], "not": [{"path": INSIDE_ONLY}]});
+    proxy(GATEWAY_ID.to_owned(), &site.domain, &matcher, dial)
 }
 
 /// A node's route.
 pub(crate) fn node(site: &Site, host: &str, proxy_address: &HostPort) -> Ours {
-    proxy(node_id(site, host), host, proxy_address.to_string())
+    proxy(node_id(site, host), host, &json!({"host": [host]}), proxy_address.to_string())
 }
 
 /// The route that answers for names that no node has; the last one.
@@ -101,12 +105,12 @@ pub(crate) fn server_fields(site: &Site) -> Map<String, Value> {
 }
 
 /// The mark of a node's route: its first label, as all names are below the gateway's; else the whole name.
-fn node_id(site: &Site, host: &str) -> String {
+pub(crate) fn node_id(site: &Site, host: &str) -> String {
     let below = host.strip_suffix(&site.domain).and_then(|rest| rest.strip_suffix('.'));
     format!("{NODE_PREFIX}{}", below.unwrap_or(host))
 }
 
-fn proxy(id: String, host: &str, dial: String) -> Ours {
+fn proxy(id: String, host: &str, matcher: &Value, dial: String) -> Ours {
     let text = json!({
         "@id": id,
         "handle": [{
@@ -114,7 +118,7 @@ fn proxy(id: String, host: &str, dial: String) -> Ours {
             "transport": {"dial_timeout": DIAL_TIMEOUT, "protocol": "http"},
             "upstreams": [{"dial": dial}],
         }],
-        "match": [{"host": [host]}],
+        "match": [matcher],
         "terminal": true,
     });
     Ours { id, name: host.to_owned(), to: dial, text: text.to_string() }
@@ -153,6 +157,13 @@ mod tests {
             route.text,
             r#"{"@id":"nebula-node-ab12cd34","handle":[{"handler":"reverse_proxy","transport":{"dial_timeout":"3s","protocol":"http"},"upstreams":[{"dial":"10.0.0.7:8888"}]}],"match":[{"host":["ab12cd34.example.com"]}],"terminal":true}"#
         );
+    }
+
+    #[test]
+    fn the_gateways_metrics_are_not_shown() {
+        let route = gateway(&site(":443", "127.0.0.1:8080"));
+        let matcher = r#""match":[{"host":["example.com"],"not":[{"path":["/metrics","/metrics/*"]}]}]"#;
+        assert!(route.text.contains(matcher), "{}", route.text);
     }
 
     #[test]

@@ -106,12 +106,15 @@ impl Zone {
             .set_start_record_identifier(start.identifier.clone())
             .max_items(most);
         let page = self.call(request.send()).await?;
-        let next = page.next_record_name.filter(|_| page.is_truncated).map(|name| Start {
-            name,
-            kind: page.next_record_type,
-            identifier: page.next_record_identifier,
-        });
-        Ok((page.resource_record_sets, next))
+        if !page.is_truncated {
+            return Ok((page.resource_record_sets, None));
+        }
+        let Some(name) = page.next_record_name else {
+            // It goes on and does not say where: half of a listing is none.
+            return Err(Failure::Nonsense { status: 200 });
+        };
+        let next = Start { name, kind: page.next_record_type, identifier: page.next_record_identifier };
+        Ok((page.resource_record_sets, Some(next)))
     }
 
     /// Makes all the changes, or none.

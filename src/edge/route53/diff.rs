@@ -53,7 +53,7 @@ impl Aim {
                 continue;
             };
             plan.observed += usize::from(there.at(&host).a.is_some());
-            if wanted.may_remove && !hosts.contains(host.as_str()) {
+            if !hosts.contains(host.as_str()) && self.may_go(there, wanted, &host) {
                 match self.take_away(there, &host) {
                     Ok(ops) => plan.add(&host, ops),
                     Err(why) => plan.blocked.push(Blocked { name: host, why }),
@@ -80,6 +80,16 @@ impl Aim {
             }
         }
         hosts
+    }
+
+    /// Whether a name of ours that is not wanted may be removed. Nodes' own records may once the wildcard is there: it
+    /// says the same, and nothing is lost. Not sooner: it may turn out to be somebody else's.
+    fn may_go(&self, there: &Records, wanted: &Wanted, host: &str) -> bool {
+        if self.wildcard {
+            return there.at(self.names.wildcard()).a.as_ref().and_then(Body::only_value)
+                == Some(&self.address);
+        }
+        wanted.may_go(host)
     }
 
     fn is_mark(&self, txt: Option<&Body>) -> bool {

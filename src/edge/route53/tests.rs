@@ -28,7 +28,8 @@ fn aim(wildcard: bool) -> Aim {
 
 fn wanted(hosts: impl IntoIterator<Item = impl Into<String>>, may_remove: bool) -> Wanted {
     let proxy: HostPort = "10.0.0.1:8888".parse().expect("an address");
-    Wanted { sites: hosts.into_iter().map(|host| (host.into(), proxy.clone())).collect(), may_remove }
+    let sites = hosts.into_iter().map(|host| (host.into(), proxy.clone())).collect();
+    Wanted { sites, may_remove, ..Wanted::default() }
 }
 
 /// The zone as Route 53 has it.
@@ -175,6 +176,7 @@ fn assert_done(zone: &Zone, aim: &Aim, wanted: &Wanted) {
     assert_eq!(plan.groups, []);
     let is_blocked = |host: &str| plan.blocked.iter().any(|blocked| blocked.name == host);
     let mut hosts = BTreeSet::from([DOMAIN]);
+    let wildcard_is_there = zone.get("*.gw.example.com", Kind::A).and_then(Body::only_value) == Some(ADDRESS);
     if aim.wildcard {
         hosts.insert("*.gw.example.com");
     } else {
@@ -184,7 +186,7 @@ fn assert_done(zone: &Zone, aim: &Aim, wanted: &Wanted) {
         let value = zone.get(host, Kind::A).and_then(Body::only_value);
         if hosts.contains(host) {
             assert!(value == Some(ADDRESS) || is_blocked(host), "{host} is {value:?}");
-        } else if wanted.may_remove {
+        } else if if aim.wildcard { wildcard_is_there } else { wanted.may_remove } {
             assert!(!zone.is_ours(host) || is_blocked(host), "{host} is left over");
         }
     }
@@ -342,6 +344,41 @@ fn what_stands_in_the_way_is_said() {
     let other = aim(false).compare(&Records::default(), &wanted(["x.example.org"], true)).into_differences();
     assert_eq!(other.blocked.len(), 1);
     assert_eq!(other.blocked[0].why, "it is not below gw.example.com");
+}
+
+#[test]
+fn nodes_keep_their_records_until_the_wildcard_is_there() {
+    let (host, star) = ("a.gw.example.com", "*.gw.example.com");
+    let mut zone = Zone::default();
+    let all = wanted([host], false);
+    zone.change(&aim(false).compare(&zone.listed(), &all).groups).expect("an empty zone");
+    zone.put(star, Kind::Cname, Some(Body::plain(60, vec!["www.example.net".to_owned()])));
+    let plan = aim(true).compare(&zone.listed(), &all);
+    assert_eq!((plan.groups, plan.blocked.len()), (vec![], 1), "it is somebody else's");
+    zone.put(star, Kind::Cname, None);
+    let add = aim(true).compare(&zone.listed(), &all).groups;
+    assert_eq!(add.iter().map(|group| group.host.as_str()).collect::<Vec<_>>(), [star]);
+    zone.change(&add).expect("nobody else is here");
+    let remove = aim(true).compare(&zone.listed(), &all).groups;
+    assert_eq!(remove.iter().map(|group| group.host.as_str()).collect::<Vec<_>>(), [host]);
+    zone.change(&remove).expect("nobody else is here");
+    let back = aim(false).compare(&zone.listed(), &all).groups;
+    assert_eq!(
+        back.iter().map(|group| group.host.as_str()).collect::<Vec<_>>(),
+        [host],
+        "it stays for others"
+    );
+}
+
+#[test]
+fn a_name_whose_node_is_gone_may_go_before_all_may() {
+    let (gone, unknown) = ("a.gw.example.com", "b.gw.example.com");
+    let mut zone = Zone::default();
+    let all = wanted([gone, unknown], true);
+    zone.change(&aim(false).compare(&zone.listed(), &all).groups).expect("an empty zone");
+    let young = Wanted { gone: BTreeSet::from([gone.to_owned()]), ..Wanted::default() };
+    let remove = aim(false).compare(&zone.listed(), &young).groups;
+    assert_eq!(remove.iter().map(|group| group.host.as_str()).collect::<Vec<_>>(), [gone]);
 }
 
 #[test]

@@ -128,7 +128,7 @@ fn is_throttling(code: &str) -> bool {
 }
 
 fn explain_code(status: u16, code: &str, text: &str, doing: Doing) -> (Trouble, String, &'static str) {
-    let told = if text.is_empty() { code.to_owned() } else { format!("{code}: {}", brief(text)) };
+    let told = if text.is_empty() { brief(code) } else { format!("{}: {}", brief(code), brief(text)) };
     match code {
         "AccessDenied" | "AccessDeniedException" | "NotAuthorized" => (Trouble::Refused, told, POLICY),
         "InvalidClientTokenId"

@@ -170,4 +170,4 @@ def assert_told(bad, edge, status):
     assert status["target"] == edge.caddy.admin_url, status
     words = " ".join(edge.nebulactl("edge", "status").out.split())
     assert error["message"] in words and error["hint"] in words, words
-    assert status["wanted"] >= 1 and status["lag_seconds"] > 0 and status["failures"] >= 1, status
+    assert status["wanted"] >= 1 and status["failures"] >= 1, status

@@ -44,7 +44,8 @@ def waits_for_nobody(edge, bad):
     host = edge.wait_for_node("online", "node-1")["gateway_subdomain"]
     with Watched(lambda: edge.node("node-1")["state"]) as states:
         path = edge.serve_on("node-1", "alpha")
-        failing = lambda: (status := edge_status(edge))["last_error"] and status
+        # The lag is told in whole seconds.
+        failing = lambda: (status := edge_status(edge))["last_error"] and status["lag_seconds"] > 0 and status
         status = wait_until("it is told what is wrong", failing, FAILED_SECONDS)
         assert_told(bad, edge, status)
         page = call("GET", f"http://{edge.http_addr}/admin/actors/edge/caddy", token=edge.admin_token).json
@@ -84,7 +85,8 @@ def assert_planned(edge):
 def damaged_by_hand(edge):
     """All kinds of damage at once: first only shown, then mended, and the whole configuration is as it was."""
     edge.caddy.start()
-    edge.start_edge()
+    # Until the grace is over the route of a node that nobody knows would stay.
+    edge.start_edge("--restart-grace", "1")
     edge.in_sync()
     server = f"/config/apps/http/servers/{OURS}"
     edge.caddy.change("PUT", f"{server}/routes/0", TEAM)

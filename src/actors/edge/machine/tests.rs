@@ -163,6 +163,24 @@ fn pauses_double_up_to_a_minute_and_the_circuit_opens_after_three() {
 }
 
 #[test]
+fn that_a_person_must_do_something_is_told_whatever_failed_before() {
+    let (mut machine, _) = failing(4, Trouble::Unreachable);
+    for (trouble, is_told) in [
+        (Trouble::Unreachable, false),
+        (Trouble::Refused, true),
+        (Trouble::Refused, false),
+        (Trouble::Busy, false),
+        (Trouble::Unreachable, false),
+    ] {
+        let due = machine.picture().next_round.expect("due");
+        assert_eq!(machine.step(Event::Timer, due), [Effect::Reconcile]);
+        let told = machine.step(ended(Err(error(trouble))), due);
+        let expected = is_told.then(|| Effect::Notice(Notice::Failing(error(trouble))));
+        assert_eq!(told, Vec::from_iter(expected), "{trouble:?}");
+    }
+}
+
+#[test]
 fn pauses_are_spread_and_stay_between_a_second_and_a_minute() {
     for (chance, first, last) in [(0.0, 1.0, 48.0), (0.5, 1.0, 60.0), (1.0, 1.2, 60.0)] {
         let fail = |times: u32| {

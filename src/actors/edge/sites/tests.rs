@@ -26,6 +26,18 @@ fn update(n: u8, port: u16, availability: Availability) -> NodeUpdate {
     NodeUpdate { node, availability }
 }
 
+/// A book of a nebulad that started so long ago.
+fn book(since_start: Duration) -> SiteBook {
+    let clock = Clock::start();
+    SiteBook::new(clock, clock.now().plus(GRACE.saturating_sub(since_start)))
+}
+
+fn settled() -> SiteBook {
+    book(GRACE)
+}
+
+const GRACE: Duration = Duration::from_secs(3_600);
+
 fn version(book: &SiteBook) -> u64 {
     *book.watch().borrow()
 }
@@ -37,7 +49,7 @@ fn sites(book: &SiteBook) -> Vec<String> {
 
 #[test]
 fn before_it_is_filled_nobody_may_remove_anything() {
-    let book = SiteBook::default();
+    let book = settled();
     assert!(!book.is_filled() && !book.wanted(true).may_remove);
     book.fill(&[]);
     assert!(book.is_filled() && book.wanted(true).may_remove && !book.wanted(false).may_remove);
@@ -45,8 +57,34 @@ fn before_it_is_filled_nobody_may_remove_anything() {
 }
 
 #[test]
+fn until_nodes_have_had_the_time_to_register_only_those_lose_their_name_that_are_known_to_be_gone() {
+    let book = book(Duration::ZERO);
+    let names = ["ab1.example.com", "ab2.example.com", "ab3.example.com", "unknown.example.com"];
+    let may_go = |may_remove: bool| names.map(|name| book.wanted(may_remove).may_go(name));
+    book.fill(&[update(1, 8888, Availability::Offline), update(2, 8888, Availability::Suspect)]);
+    assert_eq!(may_go(true), [true, false, false, false]);
+    assert_eq!(may_go(false), [false; 4]);
+    book.note(&update(3, 8888, Availability::Online));
+    book.forget(&update(2, 8888, Availability::Suspect).node.id);
+    assert_eq!(may_go(true), [true, true, false, false]);
+    book.note(&update(1, 8888, Availability::Online));
+    book.note(&update(3, 8888, Availability::Offline));
+    assert_eq!(may_go(true), [false, true, true, false]);
+    book.fill(&[update(3, 8888, Availability::Offline)]);
+    assert_eq!(
+        may_go(true),
+        [false, false, true, false],
+        "a registry that is built again knows what the store knows"
+    );
+    let settled = settled();
+    settled.fill(&[]);
+    assert!(settled.wanted(true).may_go("unknown.example.com"));
+    assert!(settled.wanted(true).gone.is_empty());
+}
+
+#[test]
 fn a_node_is_in_it_unless_it_is_offline() {
-    let book = SiteBook::default();
+    let book = settled();
     book.fill(&[update(1, 8888, Availability::Suspect), update(2, 8888, Availability::Offline)]);
     assert_eq!(sites(&book), ["ab1.example.com 10.0.0.1:8888"]);
     book.note(&update(2, 8889, Availability::Online));
@@ -60,7 +98,7 @@ fn a_node_is_in_it_unless_it_is_offline() {
 
 #[test]
 fn readers_wake_only_when_something_else_is_wanted() {
-    let book = SiteBook::default();
+    let book = settled();
     let one = update(1, 8888, Availability::Online);
     book.fill(std::slice::from_ref(&one));
     assert_eq!(version(&book), 1);
@@ -78,7 +116,7 @@ fn readers_wake_only_when_something_else_is_wanted() {
 
 #[test]
 fn both_edges_share_a_copy_until_something_changes() {
-    let book = SiteBook::default();
+    let book = settled();
     book.fill(&[update(1, 8888, Availability::Online)]);
     let first = book.wanted(true);
     assert!(Arc::ptr_eq(&first, &book.wanted(true)));
@@ -98,7 +136,7 @@ proptest! {
     fn the_book_is_what_the_nodes_say(
         steps in prop::collection::vec((0_u8..6, 1_u16..4, availability(), 0_u8..8), 0..80),
     ) {
-        let book = SiteBook::default();
+        let book = settled();
         let mut nodes: BTreeMap<u8, NodeUpdate> = BTreeMap::new();
         book.fill(&[]);
         for (n, port, availability, what) in steps {

@@ -26,7 +26,7 @@ fn site(listen: &str) -> Site {
 fn wanted(sites: usize, may_remove: bool) -> Wanted {
     let sites = SITES.iter().take(sites);
     let sites = sites.map(|(host, address)| ((*host).to_owned(), address.parse().expect("an address")));
-    Wanted { sites: sites.collect(), may_remove }
+    Wanted { sites: sites.collect(), may_remove, ..Wanted::default() }
 }
 
 fn step(servers: &str, wanted: &Wanted) -> Result<Step, EdgeError> {
@@ -344,6 +344,27 @@ fn foreign_texts(servers: &str) -> Vec<(String, String)> {
         }
     }
     found
+}
+
+#[test]
+fn a_route_whose_node_is_gone_may_go_before_all_may() {
+    let three = settled("null", &wanted(3, true)).expect("no trouble");
+    let gone = [SITES[1].0.to_owned()].into();
+    let after = settled(&three, &Wanted { gone, ..wanted(1, false) }).expect("no trouble");
+    let there = SITES.map(|(_, address)| after.contains(address));
+    assert_eq!(there, [true, false, true], "the last one's node may live");
+}
+
+#[test]
+fn a_server_that_is_adopted_leaves_no_second_copy_of_a_route() {
+    let three = settled("null", &wanted(3, true)).expect("no trouble");
+    let adopted = three.replacen('{', r#"{"edge":{"@id":"nebula-server","listen":[":80"]},"#, 1);
+    let after = settled(&adopted, &wanted(2, false)).expect("no trouble");
+    for (id, count) in
+        [("nebula-gateway", 1), ("nebula-node-a\"", 1), ("nebula-unknown", 0), ("nebula-node-c", 1)]
+    {
+        assert_eq!(after.matches(id).count(), count, "{id} in {after}");
+    }
 }
 
 proptest! {
