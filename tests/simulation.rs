@@ -217,17 +217,17 @@ fn check(mix: Mix, seed: u64, hours: u64) {
 
 #[test]
 fn network() {
-    play(NETWORK, &[1, 2], 150);
+    play(NETWORK, &[1, 2], 100);
 }
 
 #[test]
 fn crashes() {
-    play(CRASHES, &[1, 2], 150);
+    play(CRASHES, &[1, 2], 100);
 }
 
 #[test]
 fn everything() {
-    play(EVERYTHING, &[1, 2], 150);
+    play(EVERYTHING, &[1, 2], 100);
 }
 
 #[test]

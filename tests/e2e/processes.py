@@ -11,8 +11,6 @@ import zlib
 from collections import Counter
 from pathlib import Path
 
-from settings import half
-
 ROOT = Path(__file__).resolve().parents[2]
 BIN_DIR = Path(os.environ.get("NEBULA_BIN_DIR") or ROOT / "target" / "release")
 if not BIN_DIR.is_absolute():
@@ -27,10 +25,10 @@ FOREIGN = re.compile(
 LOOK_SECONDS = 0.02
 # Runtimes' ports: each test has some of its own, so that what else runs on this machine does not disturb it.
 PORTS_EACH = 20
-PORTS_SHARES = half(range(30000, 31000, PORTS_EACH))
+PORTS_SHARES = range(30000, 31000, PORTS_EACH)
 # Servers' ports that stay the same over restarts: below those that the kernel gives to outgoing connections, for one
 # of these could take the port while its server is down.
-FIXED_PORTS = half(range(28000, 30000))
+FIXED_PORTS = range(28000, 30000)
 
 
 def wait_until(what, look, seconds):

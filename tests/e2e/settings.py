@@ -2,15 +2,12 @@
 
 `NEBULA_FULL=1` asks for everything; without it they do enough to notice what breaks often, in about a minute each.
 `NEBULA_SEED` repeats a run's choices. What the machine's scheduler chooses is not repeated.
-
-Two runs may go on side by side, each with ports of its own: one has `NEBULA_TEST_HALF=0`, the other one 1.
 """
 
 import os
 import random
 
 FULL = os.environ.get("NEBULA_FULL") == "1"
-HALF = int(os.environ.get("NEBULA_TEST_HALF") or 0)
 SEED = int(os.environ.get("NEBULA_SEED") or random.SystemRandom().getrandbits(32))
 
 
@@ -22,9 +19,3 @@ def sized(short, full):
 def randomness(purpose):
     """Random numbers of its own for each purpose, so that one more draw here changes nothing there."""
     return random.Random(f"{SEED}/{purpose}")
-
-
-def half(numbers):
-    """This run's half of a range."""
-    middle = len(numbers) // 2
-    return numbers[middle:] if HALF else numbers[:middle]

@@ -9,14 +9,13 @@ import images
 from cluster import Cluster
 from grpc_reflection_client import Client
 from processes import binary, is_living, wait_until
-from settings import half
 
 # Short enough to see changes soon, long enough for a busy machine.
 QUICK = ("--heartbeat-timeout", "10", "--default-heartbeat-interval", "1")
 DRIVERS = ("docker", "process")
 # Beside the other tests' ports, and more of them: a file's tests share one agent.
 PORTS_EACH = 60
-PORTS_SHARES = half(range(31000, 31960, PORTS_EACH))
+PORTS_SHARES = range(31000, 31960, PORTS_EACH)
 # What the agent's containers may have, each.
 CONTAINER_MEMORY = "64m"
 CONTAINER_MEMORY_BYTES = 64 << 20

@@ -8,7 +8,7 @@ import pytest
 
 from fault_proxy import ERROR, HTML, PASS, Away, BlackHole, Pass, Reset, Sometimes
 from moto_zone import KEY_ID, SECRET, moto  # noqa: F401: a fixture
-from named import DOMAIN, ZONE, Named, host_of, refusal
+from named import CALM, DOMAIN, ZONE, Named, host_of, refusal
 from processes import wait_until
 from settings import FULL, SEED, randomness
 
@@ -258,7 +258,7 @@ OUTAGES = {
 def test_an_outage_hurts_nobody(named, figures, outage):
     """A node serves; its zone cannot be had while another one comes and one goes."""
     mode, pattern = OUTAGES[outage]
-    named.start()
+    named.start(times=CALM)
     named.join("other", 3)
     named.join("leaves")
     named.agent = named.start_agent()
